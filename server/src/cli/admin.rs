@@ -1,0 +1,117 @@
+//! [`Admin`]: calls of the `Cluster` service, which any node of the cluster answers.
+//!
+//! Takes the first endpoint that can be reached, in the order given, and says which were tried when none can. Trouble
+//! comes back as the code that the server named, so that exit codes are the same as for data. Absent: retries; an
+//! administrator decides that.
+
+use std::time::Duration;
+
+use quorate_model::Code;
+use quorate_proto::v1::cluster_client::ClusterClient;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    Globals, context,
+    exit::{Exit, Failure, Outcome, exit_of},
+};
+
+/// The service, connected.
+pub type Admin = ClusterClient<Channel>;
+
+/// The time that one host has to accept a connection, so that a dead one does not eat the whole timeout.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Connects to the first endpoint that answers.
+///
+/// Errors: Unreachable, naming all that were tried.
+pub async fn connect(globals: &Globals) -> Outcome<Admin> {
+    let mut tried = Vec::new();
+    for host in hosts(globals)? {
+        match connect_to(&host, globals.timeout).await {
+            Ok(admin) => return Ok(admin),
+            Err(failure) => tried.push(failure.text),
+        }
+    }
+    Err(Failure::new(Exit::Unreachable, format!("no node can be reached: {}", tried.join("; "))))
+}
+
+/// Connects to one node.
+///
+/// Errors: Unreachable.
+pub async fn connect_to(host: &str, timeout: Duration) -> Outcome<Admin> {
+    let endpoint = Endpoint::from_shared(format!("http://{host}"))
+        .map_err(|error| Failure::usage(format!("{host:?} is not host:port: {error}")))?
+        .connect_timeout(CONNECT_DEADLINE.min(timeout))
+        .timeout(timeout)
+        .tcp_nodelay(true);
+    match endpoint.connect().await {
+        Ok(channel) => Ok(ClusterClient::new(channel)),
+        Err(error) => Err(Failure::new(Exit::Unreachable, format!("{host}: {}", root_cause(&error)))),
+    }
+}
+
+/// The hosts of the endpoints, each with its port.
+///
+/// Errors: usage, for endpoints that are none.
+pub fn hosts(globals: &Globals) -> Outcome<Vec<String>> {
+    let endpoints = context::endpoints(globals)?;
+    let rest = endpoints.strip_prefix("quorate://").unwrap_or(&endpoints);
+    let rest = rest.split(['/', '?']).next().unwrap_or_default();
+    let with_port = |host: &str| {
+        let has_port = host
+            .rsplit_once(':')
+            .is_some_and(|(name, port)| port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']')));
+        if has_port { host.to_owned() } else { format!("{host}:2281") }
+    };
+    let hosts: Vec<String> = rest.split(',').map(str::trim).filter(|host| !host.is_empty()).map(with_port).collect();
+    if hosts.is_empty() {
+        return Err(Failure::usage(format!("endpoints are {endpoints:?}, expected host:port with commas between")));
+    }
+    Ok(hosts)
+}
+
+/// What the server refused, with the exit code of the code that it names in `Name (number): detail`.
+pub fn refused(status: Status) -> Failure {
+    let text = status.message();
+    let named = text.split_once(" (").and_then(|(_, rest)| rest.split_once("): "));
+    if let Some((number, detail)) = named
+        && let Some(code) = number.parse().ok().and_then(Code::from_number)
+    {
+        let text = if detail.is_empty() { code.text() } else { detail };
+        return Failure::new(exit_of(code), text);
+    }
+    let exit = match status.code() {
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Exit::Unreachable,
+        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Exit::Denied,
+        tonic::Code::NotFound => Exit::NotFound,
+        tonic::Code::InvalidArgument => Exit::Usage,
+        tonic::Code::Aborted | tonic::Code::AlreadyExists => Exit::Conflict,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, if text.is_empty() { format!("refused: {}", status.code()) } else { text.to_owned() })
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_the_servers_code() {
+        let failure = refused(Status::unavailable("NoLeader (-1004): no quorum: node 2 and 3 do not answer"));
+        assert_eq!((failure.exit, failure.text.as_str()), (Exit::Unreachable, "no quorum: node 2 and 3 do not answer"));
+        let failure = refused(Status::failed_precondition("ReconfigInProgress (-14): wait (a bit): please"));
+        assert_eq!((failure.exit, failure.text.as_str()), (Exit::Conflict, "wait (a bit): please"));
+        assert_eq!(refused(Status::not_found("gone")).exit, Exit::NotFound);
+    }
+}

@@ -1,0 +1,49 @@
+//! How a verb gets its client, and how the client's errors become exit codes.
+//!
+//! Reads and watches need no session and take none; writes take one, and end it when the verb is done. Absent: retries
+//! beyond the client's own.
+
+use std::{env, time::Duration};
+
+use quorate_client::{Builder, Client, Error};
+
+use super::{
+    Globals, context,
+    exit::{Failure, Outcome, exit_of},
+};
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(exit_of(error.code()), error.to_string())
+    }
+}
+
+/// A client with a session, for writes.
+///
+/// Errors: Unreachable, Denied, Usage for bad endpoints.
+pub async fn writer(globals: &Globals) -> Outcome<Client> {
+    Ok(builder(globals, globals.timeout)?.connect(&context::endpoints(globals)?).await?)
+}
+
+/// A client for reads and watches alone.
+///
+/// Errors: as [`writer`].
+pub async fn reader(globals: &Globals) -> Outcome<Client> {
+    Ok(builder(globals, globals.timeout)?.sessionless().connect(&context::endpoints(globals)?).await?)
+}
+
+/// A client not yet connected, with the credentials of `--auth` and `QUORATE_AUTH`.
+///
+/// Errors: Usage for a credential without a scheme.
+pub fn builder(globals: &Globals, timeout: Duration) -> Outcome<Builder> {
+    let mut builder = Client::builder().operation_timeout(timeout);
+    let from_environment = env::var("QUORATE_AUTH").ok().filter(|text| !text.is_empty());
+    for credential in globals.auth.iter().chain(from_environment.iter()) {
+        match credential.split_once(':') {
+            Some((scheme, secret)) if !scheme.is_empty() => builder = builder.credential(scheme, secret.to_owned()),
+            // The text is a secret: it is not repeated.
+            _ => return Err(Failure::usage("a credential has the form digest:USER:PASSWORD")),
+        }
+    }
+    Ok(builder)
+}

@@ -1,0 +1,289 @@
+//! What every node looks after each second: its disk, its digest, and, while it leads, whether writes may go on and
+//! whether the feature level can rise.
+//!
+//! Disk (rules.md 4): a node is low while its free space, the reserve not counted, is below the watermark, and until it is
+//! a quarter above it again. Below half of the watermark the reserve file is given up; it is made again when there is
+//! room. While a majority of voters is low the leader holds writes, except deletes and the closing of sessions, and tells
+//! the others, which refuse at admission; all that within a second or two, and back by itself.
+//!
+//! Digest (rules.md 26): an odd node hands leadership over, dumps its state and gives itself up; a split holds all writes
+//! for as long as it is seen.
+//!
+//! Absent: how digests are compared (`digests.rs`), how a node comes back (`joining.rs`).
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use quorate_model::{Code, NodeId};
+use quorate_seam::{Disk, Open};
+use quorate_tree::{Body, Origin};
+use tokio::task::spawn_blocking;
+
+use super::{
+    digests::{self, Verdict},
+    status::other,
+    wire::Standing,
+};
+use crate::{
+    leader::{ask, propose},
+    node::{Active, Shell},
+    raft,
+};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The reserve is written in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Runs while a node has rooms.
+pub async fn run(shell: Weak<Shell>) {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut dumped = false;
+    loop {
+        tick.tick().await;
+        let Some(shell) = shell.upgrade() else { return };
+        // The rooms are stored right after this task was started.
+        let Some(active) = shell.active() else { continue };
+        watch_disk(&shell, &active).await;
+        let heard = hear(&active).await;
+        let mut alarms = Vec::new();
+        let verdict = compare(&active, &heard);
+        if let Verdict::Odd { zxid, right } = &verdict {
+            return leave(&shell, &active, *zxid, right).await;
+        }
+        let own_hold = match verdict {
+            Verdict::Split { zxid } => {
+                alarms.push(format!(
+                    "digest-split: the nodes' states differ at zxid {zxid} and no majority agrees; writes are stopped, each \
+                     node dumped its state: compare the dumps, then restore the right one"
+                ));
+                if !std::mem::replace(&mut dumped, true) {
+                    dump(&shell, &active, zxid).await;
+                }
+                Some(Code::DigestSplit)
+            }
+            _ => disk_hold(&active, &heard, &mut alarms),
+        };
+        hold(&active, &heard, own_hold);
+        *active.alarms.lock() = alarms;
+        lead(&active, &heard).await;
+    }
+}
+
+/// A member and what it said, if it answered.
+type Heard = Vec<(raft::MemberStatus, Option<Standing>)>;
+
+/// All other members.
+async fn hear(active: &Active) -> Heard {
+    let own = active.identity.node;
+    let others: Vec<_> = active.handle.membership().members.into_iter().filter(|seen| seen.id != own).collect();
+    let said = join_all(others.iter().map(|seen| other(active, seen.id))).await;
+    others.into_iter().zip(said).collect()
+}
+
+fn voters(active: &Active) -> (usize, bool) {
+    let members = active.handle.membership().members;
+    let voters = members.iter().filter(|seen| seen.voter).count();
+    (voters, members.iter().any(|seen| seen.voter && seen.id == active.identity.node))
+}
+
+fn compare(active: &Active, heard: &Heard) -> Verdict {
+    let (voters, votes) = voters(active);
+    let points: Vec<_> = heard
+        .iter()
+        .filter(|(seen, _)| seen.voter)
+        .filter_map(|(seen, said)| Some((seen.id, said.as_ref()?.recent.clone())))
+        .collect();
+    digests::judge(&active.points.list(), votes, &points, voters)
+}
+
+/// This node is the odd one: it stops leading, keeps a dump, and gives itself up.
+async fn leave(shell: &Arc<Shell>, active: &Arc<Active>, zxid: u64, right: &[NodeId]) {
+    if active.handle.leadership().borrow().leader == Some(active.identity.node)
+        && let Some(heir) = right.first()
+        && let Err(error) = active.handle.transfer_leader(*heir).await
+    {
+        // It ends as leader all the same: its rooms go down.
+        tracing::warn!(%error, "an odd leader could not hand over");
+    }
+    dump(shell, active, zxid).await;
+    let why = format!("its state differs from that of a majority at zxid {zxid}");
+    let leaving = shell.clone();
+    // Not from within the rooms that it takes down.
+    shell.spawn(async move { leaving.give_up(why).await });
+}
+
+async fn dump(shell: &Shell, active: &Active, zxid: u64) {
+    let Some(state) = ask(&active.handle, Clone::clone).await else { return };
+    let path = shell.options().data.join(format!("dump-{zxid}.qs"));
+    let (disk, at) = (shell.seams().disk.clone(), path.clone());
+    let written = spawn_blocking(move || raft::dump(&*disk, &at, &state)).await;
+    match written.map_err(io::Error::other).and_then(|written| written) {
+        Ok(()) => tracing::error!(path = %path.display(), "the state was dumped"),
+        Err(error) => tracing::error!(path = %path.display(), %error, "the state could not be dumped"),
+    }
+}
+
+/// The leader's decision about low disks; others have none of their own.
+fn disk_hold(active: &Active, heard: &Heard, alarms: &mut Vec<String>) -> Option<Code> {
+    let (voters, votes) = voters(active);
+    let own = votes && active.disk_low.load(Ordering::Relaxed);
+    let low = heard.iter().filter(|(seen, said)| seen.voter && said.as_ref().is_some_and(|said| said.disk_low)).count();
+    if low + usize::from(own) <= voters / 2 {
+        return None;
+    }
+    alarms.push("disk space is low on a majority of voters: only deletes are accepted; free some space there".into());
+    active.handle.leadership().borrow().is_leader.then_some(Code::DiskLow)
+}
+
+/// Holds writes on the leader's word, or on this node's own finding.
+fn hold(active: &Active, heard: &Heard, own: Option<Code>) {
+    let leader = active.handle.leadership().borrow().leader;
+    let word = heard
+        .iter()
+        .find(|(seen, _)| Some(seen.id) == leader)
+        .and_then(|(_, said)| Code::from_number(said.as_ref()?.held?));
+    active.registry.proposer().hold(own.or(word));
+}
+
+/// What only the leader does: the next point for digests, and the feature level.
+async fn lead(active: &Active, heard: &Heard) {
+    let leadership = *active.handle.leadership().borrow();
+    if !leadership.is_leader {
+        return;
+    }
+    let Some((zxid, level)) = ask(&active.handle, |state| (state.last_zxid().0, state.feature_level())).await else {
+        return;
+    };
+    let ranges: Option<Vec<(u32, u32)>> = heard
+        .iter()
+        .map(|(_, said)| said.as_ref().map(|said| said.levels))
+        .chain([Some(super::status::LEVELS)])
+        .collect();
+    if let Some(level) = ranges.and_then(|ranges| next_level(level, &ranges)) {
+        let body = Body::SetFeature { level, origin: Origin::default() };
+        propose(&active.handle, &active.stamper, leadership.term, &body);
+    } else if active.points.newest() < zxid {
+        propose(&active.handle, &active.stamper, leadership.term, &Body::Tick);
+    }
+}
+
+/// The level to rise to, once every member, learners too, can run it.
+fn next_level(now: u32, ranges: &[(u32, u32)]) -> Option<u32> {
+    let common = ranges.iter().map(|(_, highest)| *highest).min()?;
+    (common > now && ranges.iter().all(|(lowest, _)| *lowest <= common)).then_some(common)
+}
+
+/// What to do about the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserve {
+    Keep,
+    GiveUp,
+    Make,
+}
+
+/// Whether the disk is low now, and what becomes of the reserve. `reserved`: whether the reserve is there.
+fn judge_disk(was_low: bool, free: u64, reserved: bool, low: u64, reserve: u64) -> (bool, Reserve) {
+    // The reserve must be made again, so what it took is not free.
+    let free = if reserved { free } else { free.saturating_sub(reserve) };
+    let is_low = if was_low { free < low.saturating_add(low / 4) } else { free < low };
+    let act = match (reserved, reserve > 0) {
+        (true, _) if free < low / 2 => Reserve::GiveUp,
+        (false, true) if !is_low => Reserve::Make,
+        _ => Reserve::Keep,
+    };
+    (is_low, act)
+}
+
+async fn watch_disk(shell: &Shell, active: &Active) {
+    let (disk, options) = (shell.seams().disk.clone(), shell.options());
+    let was_low = active.disk_low.load(Ordering::Relaxed);
+    match look(&disk, &options.data, was_low, options.disk_low_bytes, options.disk_reserve_bytes).await {
+        Ok(is_low) => {
+            if is_low != was_low {
+                tracing::warn!(low = is_low, "disk space");
+            }
+            active.disk_low.store(is_low, Ordering::Relaxed);
+        }
+        Err(error) => tracing::warn!(%error, "the disk of the data directory cannot be looked after"),
+    }
+}
+
+async fn look(disk: &Arc<dyn Disk>, dir: &Path, was_low: bool, low: u64, reserve: u64) -> io::Result<bool> {
+    let path = dir.join("reserve");
+    let reserved = disk.exists(&path)?;
+    let (is_low, act) = judge_disk(was_low, disk.free_bytes(dir)?, reserved, low, reserve);
+    match act {
+        Reserve::Keep => {}
+        Reserve::GiveUp => {
+            disk.remove(&path)?;
+            disk.sync_dir(dir)?;
+        }
+        Reserve::Make => {
+            let (disk, dir) = (disk.clone(), dir.to_owned());
+            // Half of one would be worse than none: it would count as one.
+            let made = spawn_blocking(move || make_reserve(&*disk, &dir, reserve).or_else(|_| disk.remove(&path)));
+            made.await.map_err(io::Error::other)??;
+        }
+    }
+    Ok(is_low)
+}
+
+fn make_reserve(disk: &dyn Disk, dir: &Path, bytes: u64) -> io::Result<()> {
+    let file = disk.open(&dir.join("reserve"), Open::CreateNew)?;
+    let piece = vec![0; PIECE_BYTES];
+    let mut at = 0;
+    while at < bytes {
+        let length = (bytes - at).min(PIECE_BYTES as u64);
+        file.write_all_at(&piece[..length as usize], at)?;
+        // In steps, so that no write of the log waits for all of it.
+        file.sync_data()?;
+        at += length;
+    }
+    disk.sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_04_low_begins_at_the_watermark_and_ends_a_quarter_above() {
+        assert_eq!(judge_disk(false, 100, true, 100, 10), (false, Reserve::Keep));
+        assert_eq!(judge_disk(false, 99, true, 100, 10), (true, Reserve::Keep));
+        assert_eq!(judge_disk(true, 124, true, 100, 10), (true, Reserve::Keep));
+        assert_eq!(judge_disk(true, 125, true, 100, 10), (false, Reserve::Keep));
+        assert_eq!(judge_disk(true, 49, true, 100, 10), (true, Reserve::GiveUp));
+        // What giving it up freed does not count as room.
+        assert_eq!(judge_disk(true, 134, false, 100, 10), (true, Reserve::Keep));
+        assert_eq!(judge_disk(true, 135, false, 100, 10), (false, Reserve::Make));
+        assert_eq!(judge_disk(false, 1_000, false, 100, 0), (false, Reserve::Keep));
+    }
+
+    #[test]
+    fn rule_05_the_level_rises_only_when_all_members_can() {
+        assert_eq!(next_level(1, &[(1, 2), (1, 2), (1, 3)]), Some(2));
+        assert_eq!(next_level(1, &[(1, 2), (1, 1), (1, 3)]), None);
+        assert_eq!(next_level(2, &[(1, 2), (1, 2)]), None);
+        assert_eq!(next_level(1, &[(1, 2), (3, 4)]), None);
+    }
+
+    #[tokio::test]
+    async fn rule_04_the_reserve_takes_its_bytes() {
+        let disk: Arc<dyn Disk> = Arc::new(quorate_seam::SystemDisk);
+        let dir = tempfile::tempdir().expect("a directory");
+        let bytes = (PIECE_BYTES + 1) as u64;
+        assert!(!look(&disk, dir.path(), false, 1, bytes).await.expect("looks"));
+        assert_eq!(std::fs::metadata(dir.path().join("reserve")).expect("made").len(), bytes);
+        // A watermark above any disk: given up.
+        assert!(look(&disk, dir.path(), false, u64::MAX, bytes).await.expect("looks"));
+        assert!(!dir.path().join("reserve").exists());
+    }
+}

@@ -1,0 +1,544 @@
+//! [`Config`]: everything an operator may set, read once at the start.
+//!
+//! Four layers, the later wins: default, TOML file, environment (`QUORATE_SECTION__KEY`), flags. [`KEYS`] is the one table
+//! of keys: type, unit, default, limits, and why one would change it; the file, the environment, the flags and the manual
+//! all follow it. An unknown key is an error that names its place and the nearest key, so that a slip of the pen is never
+//! a silent default. Every error is one sentence that ends with what to do.
+//!
+//! Absent: limits that decide whether a command is accepted (core/model limits.rs; they must be the same on every node),
+//! reloading, and any switch against fsync.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// `host:port`; port 0 asks the system for a free one.
+    Address,
+    /// As an address, or empty for "the address listened on".
+    Advertised,
+    /// `host:port`, several; with commas where only text can be given.
+    Addresses,
+    /// true or false.
+    Flag,
+    /// A whole number.
+    Number {
+        /// Shown in errors and in the manual. `bytes` also takes `64MiB` and the like.
+        unit: &'static str,
+        /// Least.
+        min: u64,
+        /// Greatest.
+        max: u64,
+    },
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One thing that can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// As text; read like an environment value.
+    pub default: &'static str,
+    /// What it does and why one would change it.
+    pub about: &'static str,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default, about }
+}
+
+const fn ms(min: u64, max: u64) -> Kind {
+    Kind::Number { unit: "ms", min, max }
+}
+
+const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Number { unit: "bytes", min, max }
+}
+
+const fn count(unit: &'static str, min: u64, max: u64) -> Kind {
+    Kind::Number { unit, min, max }
+}
+
+/// Every key, in the order of the manual.
+pub const KEYS: &[Key] = &[
+    key("node.data", Kind::Text, "quorate-data", "data directory, created with mode 0700; one node, one directory"),
+    key("node.name", Kind::Text, "", "name in logs and status; empty: the id"),
+    key(
+        "node.drain_timeout_ms",
+        ms(0, 600_000),
+        "10000",
+        "time to hand over leadership and sessions on SIGTERM before leaving anyway",
+    ),
+    key("listen.client", Kind::Address, "127.0.0.1:2281", "native protocol for clients"),
+    key(
+        "listen.peer",
+        Kind::Address,
+        "127.0.0.1:2381",
+        "consensus between nodes; keep it inside the cluster's network",
+    ),
+    key("listen.http", Kind::Address, "127.0.0.1:9181", "health, metrics and the JSON read API"),
+    key(
+        "listen.advertise_client",
+        Kind::Advertised,
+        "",
+        "address that clients are told; set it behind NAT or with 0.0.0.0",
+    ),
+    key(
+        "listen.advertise_peer",
+        Kind::Advertised,
+        "",
+        "address that other nodes dial; set it behind NAT or with 0.0.0.0",
+    ),
+    key(
+        "listen.advertise_http",
+        Kind::Advertised,
+        "",
+        "address shown for health and metrics; its host is also accepted in the Host header",
+    ),
+    key(
+        "listen.insecure",
+        Kind::Flag,
+        "false",
+        "accept plain connections from beyond this machine; everybody who reaches the port is let in",
+    ),
+    key(
+        "cluster.join",
+        Kind::Addresses,
+        "",
+        "peer addresses of all first members, this node's own included; the same line on each",
+    ),
+    key("raft.heartbeat_ms", ms(10, 10_000), "150", "leader's heartbeat; raise on links slower than 50 ms"),
+    key("raft.election_min_ms", ms(50, 60_000), "600", "least silence after which a follower stands for election"),
+    key("raft.election_max_ms", ms(50, 60_000), "1200", "greatest such silence; the spread avoids split votes"),
+    key(
+        "raft.snapshot_entries",
+        count("entries", 1_000, 100_000_000),
+        "100000",
+        "log entries between snapshots; fewer: shorter restart, more disk writes",
+    ),
+    key(
+        "raft.keep_entries",
+        count("entries", 0, 100_000_000),
+        "50000",
+        "entries kept behind a snapshot, so that a node that was briefly away needs no snapshot",
+    ),
+    key(
+        "raft.keep_bytes",
+        bytes(MIB, 64 * GIB),
+        "64MiB",
+        "bytes of log kept in memory behind a snapshot, about; what does not fit is purged",
+    ),
+    key(
+        "raft.log_bytes",
+        bytes(8 * MIB, 64 * GIB),
+        "64MiB",
+        "log size that also causes a snapshot; bounds disk use under large values",
+    ),
+    key(
+        "limits.outstanding_bytes",
+        bytes(4 * MIB, 16 * GIB),
+        "64MiB",
+        "bytes of unanswered writes on this node before `Overloaded`",
+    ),
+    key(
+        "limits.connections",
+        count("connections", 10, 1_000_000),
+        "20000",
+        "client connections; each costs some 50 KiB and one file descriptor",
+    ),
+    key(
+        "disk.reserve_bytes",
+        bytes(0, 16 * GIB),
+        "64MiB",
+        "preallocated file that is given up when the disk is full, so that deletes and a clean stop still work",
+    ),
+    key("disk.low_bytes", bytes(MIB, 1024 * GIB), "256MiB", "free space below which this node reports its disk as low"),
+    key(
+        "log.level",
+        Kind::Text,
+        "info,openraft=warn",
+        "error, warn, info, debug or trace, also per module: `info,quorate_server::session=debug`",
+    ),
+    key(
+        "log.format",
+        Kind::OneOf(&["pretty", "json"]),
+        "pretty",
+        "json for machines: one object per line, on standard error",
+    ),
+];
+
+/// The process itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Node {
+    /// Data directory, mode 0700.
+    pub data: PathBuf,
+    /// Name for people; may be empty.
+    pub name: String,
+    /// Longest drain, ms.
+    pub drain_timeout_ms: u64,
+}
+
+/// Where the node is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Listen {
+    /// Native protocol.
+    pub client: String,
+    /// Consensus.
+    pub peer: String,
+    /// Health, metrics, JSON.
+    pub http: String,
+    /// What clients are told; empty: what is listened on.
+    pub advertise_client: String,
+    /// What nodes dial; empty: what is listened on.
+    pub advertise_peer: String,
+    /// What is shown; empty: what is listened on.
+    pub advertise_http: String,
+    /// Whether plain connections from beyond this machine are let in.
+    pub insecure: bool,
+}
+
+/// The first members.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Cluster {
+    /// Peer addresses; empty: alone.
+    pub join: Vec<String>,
+}
+
+/// Consensus.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Raft {
+    /// ms.
+    pub heartbeat_ms: u64,
+    /// ms.
+    pub election_min_ms: u64,
+    /// ms.
+    pub election_max_ms: u64,
+    /// Entries between snapshots.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot.
+    pub keep_entries: u64,
+    /// Bytes of log kept behind a snapshot.
+    pub keep_bytes: u64,
+    /// Bytes of log that cause a snapshot.
+    pub log_bytes: u64,
+}
+
+/// Bounds of one process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Limits {
+    /// Bytes of unanswered writes.
+    pub outstanding_bytes: u64,
+    /// Client connections.
+    pub connections: u64,
+}
+
+/// Disk watermarks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Disk {
+    /// Size of the reserve file, bytes.
+    pub reserve_bytes: u64,
+    /// Free bytes below which the disk is low.
+    pub low_bytes: u64,
+}
+
+/// The log that people and machines read.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Log {
+    /// A filter as `tracing` has them.
+    pub level: String,
+    /// `pretty` or `json`.
+    pub format: String,
+}
+
+/// Everything that can be set, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Config {
+    /// The process.
+    pub node: Node,
+    /// Addresses.
+    pub listen: Listen,
+    /// First members.
+    pub cluster: Cluster,
+    /// Consensus.
+    pub raft: Raft,
+    /// Bounds.
+    pub limits: Limits,
+    /// Watermarks.
+    pub disk: Disk,
+    /// Logging.
+    pub log: Log,
+}
+
+/// What is wrong with the configuration, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// The three layers above the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// A TOML file: its name and text.
+    pub file: Option<(String, String)>,
+    /// The environment; names that are not `QUORATE_SECTION__KEY` are passed over.
+    pub environment: Vec<(String, String)>,
+    /// Flags: key, value, and the flag as the user knows it.
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// As TOML.
+    pub value: Value,
+    /// `default`, `quorate.toml:3`, `QUORATE_RAFT__HEARTBEAT_MS`, `--data`.
+    pub origin: String,
+}
+
+impl Layers {
+    /// Every key with its value and origin, each checked alone.
+    ///
+    /// Errors: an unknown key, a value of another type or beyond its limits, a file that is no TOML.
+    pub fn settings(&self) -> Result<BTreeMap<&'static str, Setting>, ConfigError> {
+        let mut settings = BTreeMap::new();
+        for key in KEYS {
+            let value = from_text(key, key.default, "default")?;
+            settings.insert(key.name, Setting { value, origin: "default".into() });
+        }
+        if let Some((name, text)) = &self.file {
+            read_file(name, text, &mut settings)?;
+        }
+        for (name, text) in &self.environment {
+            let Some((section, rest)) = name.strip_prefix("QUORATE_").and_then(|rest| rest.split_once("__")) else {
+                continue;
+            };
+            let wanted = format!("{}.{}", section.to_lowercase(), rest.to_lowercase());
+            let key = find(&wanted, name, |key| format!("QUORATE_{}", key.to_uppercase().replace('.', "__")))?;
+            let value = from_text(key, text, name)?;
+            settings.insert(key.name, Setting { value, origin: name.clone() });
+        }
+        for (name, text, flag) in &self.flags {
+            let key = find(name, flag, str::to_owned)?;
+            settings.insert(key.name, Setting { value: from_text(key, text, flag)?, origin: flag.clone() });
+        }
+        Ok(settings)
+    }
+
+    /// The configuration, checked as a whole.
+    ///
+    /// Errors: as [`Self::settings`], and what contradicts itself.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut table = Table::new();
+        for (name, setting) in self.settings()? {
+            let (section, key) = name.split_once('.').expect("every key of the table has a section");
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            section.as_table_mut().expect("made as a table").insert(key.into(), setting.value);
+        }
+        let config: Config = table.try_into().map_err(|error: toml::de::Error| ConfigError(error.message().into()))?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// What contradicts itself, or is unsafe unless it is said aloud.
+    fn check(&self) -> Result<(), ConfigError> {
+        let fail = |text: String| Err(ConfigError(text));
+        let Raft { heartbeat_ms, election_min_ms, election_max_ms, .. } = self.raft;
+        if election_min_ms < 2 * heartbeat_ms {
+            return fail(format!(
+                "raft.election_min_ms is {election_min_ms}, less than twice raft.heartbeat_ms ({heartbeat_ms}): one late \
+                 heartbeat would cause an election; raise it to {} or more",
+                4 * heartbeat_ms
+            ));
+        }
+        if election_max_ms <= election_min_ms {
+            return fail(format!(
+                "raft.election_max_ms is {election_max_ms}, not above raft.election_min_ms ({election_min_ms}): votes would \
+                 split; set it to {}",
+                2 * election_min_ms
+            ));
+        }
+        let listen = &self.listen;
+        let doors = [("listen.client", &listen.client), ("listen.peer", &listen.peer), ("listen.http", &listen.http)];
+        for (at, (name, address)) in doors.iter().enumerate() {
+            if !listen.insecure && !is_loopback(address) {
+                return fail(format!(
+                    "{name} is {address}, which others can reach, and there is no TLS yet; listen on 127.0.0.1, or add \
+                     --insecure if the network is trusted"
+                ));
+            }
+            if let Some((other, _)) = doors[..at].iter().find(|(_, seen)| seen == address && !address.ends_with(":0")) {
+                return fail(format!("{other} and {name} are both {address}; give each its own port"));
+            }
+        }
+        let advertised = [
+            ("listen.client", &listen.client, "listen.advertise_client", &listen.advertise_client),
+            ("listen.peer", &listen.peer, "listen.advertise_peer", &listen.advertise_peer),
+        ];
+        for (name, address, key, told) in advertised {
+            let every = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+            if every && told.is_empty() {
+                return fail(format!(
+                    "{name} is {address}, which nobody can dial; set {key} to a name or address of this host"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an address can be reached from this machine alone.
+pub fn is_loopback(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => address.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+    }
+}
+
+/// The key of that name, or an error with the nearest one.
+fn find(name: &str, place: &str, show: impl Fn(&str) -> String) -> Result<&'static Key, ConfigError> {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Ok(key);
+    }
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    // A key in the wrong section is as common as a slip in its spelling.
+    let nearest = KEYS
+        .iter()
+        .map(|key| {
+            let moved = if last(key.name) == last(name) { 0.95 } else { 0.0 };
+            (strsim::jaro_winkler(key.name, name).max(moved), key.name)
+        })
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.75);
+    let advice = match nearest {
+        Some((_, key)) => format!("did you mean {}?", show(key)),
+        None => "see `quorate options` for all keys".into(),
+    };
+    let shown = if place == show(name) || !name.contains('.') { String::new() } else { format!("{place}: ") };
+    Err(ConfigError(format!("{shown}unknown key {}; {advice}", show(name))))
+}
+
+fn read_file(name: &str, text: &str, settings: &mut BTreeMap<&'static str, Setting>) -> Result<(), ConfigError> {
+    let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    let table = toml::de::DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        ConfigError(format!("{name}:{}: not TOML: {}", line(at), error.message().replace('\n', ", ")))
+    })?;
+    let values: Table =
+        toml::from_str(text).map_err(|error| ConfigError(format!("{name}: not TOML: {}", error.message())))?;
+    for (section, inner) in table.get_ref() {
+        let place = format!("{name}:{}", line(section.span().start));
+        let Some(inner) = inner.get_ref().as_table() else {
+            return find(section.get_ref(), &place, str::to_owned)
+                .map(|_| ())
+                .map_err(|error| ConfigError(format!("{place}: {error}")));
+        };
+        for (key, _) in inner {
+            let origin = format!("{name}:{}", line(key.span().start));
+            let found = find(&format!("{}.{}", section.get_ref(), key.get_ref()), &origin, str::to_owned)?;
+            let value = values
+                .get(section.get_ref().as_ref())
+                .and_then(|inner| inner.get(key.get_ref().as_ref()))
+                .expect("both readings are of the same text");
+            settings.insert(found.name, Setting { value: checked(found, value.clone(), &origin)?, origin });
+        }
+    }
+    Ok(())
+}
+
+/// A value given as text, by environment, flag or table of defaults.
+fn from_text(key: &Key, text: &str, origin: &str) -> Result<Value, ConfigError> {
+    let value = match key.kind {
+        Kind::Number { .. } => match text.parse::<i64>() {
+            Ok(number) => Value::Integer(number),
+            Err(_) => Value::String(text.into()),
+        },
+        Kind::Flag => match text {
+            "true" | "1" => Value::Boolean(true),
+            "false" | "0" => Value::Boolean(false),
+            _ => Value::String(text.into()),
+        },
+        Kind::Addresses => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Value::Array(parts.map(|part| Value::String(part.into())).collect())
+        }
+        _ => Value::String(text.into()),
+    };
+    checked(key, value, origin)
+}
+
+/// The value in its final form, if it is of the right type and within its limits.
+fn checked(key: &Key, value: Value, origin: &str) -> Result<Value, ConfigError> {
+    let wrong = |wanted: String| {
+        let given = value.to_string();
+        let given = given.trim_matches('"');
+        Err(ConfigError(format!("{origin}: {} is {given}, expected {wanted}", key.name)))
+    };
+    match (key.kind, &value) {
+        (Kind::Number { unit, min, max }, _) => {
+            let number = match &value {
+                Value::Integer(number) => u64::try_from(*number).ok(),
+                Value::String(text) if unit == "bytes" => size(text),
+                _ => None,
+            };
+            match number {
+                Some(number) if (min..=max).contains(&number) => {
+                    Ok(Value::Integer(i64::try_from(number).expect("no limit of the table is that large")))
+                }
+                _ => wrong(format!("a number of {unit} from {min} to {max}")),
+            }
+        }
+        (Kind::Flag, Value::Boolean(_)) => Ok(value),
+        (Kind::Flag, _) => wrong("true or false".into()),
+        (Kind::Text, Value::String(_)) => Ok(value),
+        (Kind::Advertised, Value::String(text)) if text.is_empty() => Ok(value),
+        (Kind::Address | Kind::Advertised, Value::String(text)) if is_address(text) => Ok(value),
+        (Kind::Address | Kind::Advertised, _) => wrong("host:port".into()),
+        (Kind::Addresses, Value::Array(parts)) if parts.iter().all(|part| part.as_str().is_some_and(is_address)) => {
+            Ok(value)
+        }
+        (Kind::Addresses, _) => wrong("a list of host:port".into()),
+        (Kind::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => Ok(value),
+        (Kind::OneOf(words), _) => wrong(words.join(" or ")),
+        (Kind::Text, _) => wrong("text".into()),
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host_is_good = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_alphanumeric() || "-._".contains(c)),
+    };
+    host_is_good && port.parse::<u16>().is_ok()
+}
+
+/// `64MiB`, `512 KiB`, `1GiB`, `4096`.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KiB" => KIB,
+        "MiB" => MIB,
+        "GiB" => GIB,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

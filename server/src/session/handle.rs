@@ -1,0 +1,225 @@
+//! [`Connection`] and [`Attached`]: one client as this node sees it, and its writes in order.
+//!
+//! Admission (stop 4): a write is numbered by the client, kept here as encoded bytes until its answer comes out of this
+//! node's own apply, and proposed again, in order, whenever it may have been lost on the way (rules.md 11). A read waits
+//! for the writes that its session sent before it. The window is bounded; a full one is a typed refusal.
+//!
+//! Absent: what a write does (core/tree), when to propose again (`registry.rs`), the wire.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_model::{Code, Refusal, SessionId, Write, Zxid, limits};
+use quorate_tree::{Subject, Verdict, command};
+use tokio::time::Instant;
+
+use super::outbox::{Out, Outbox};
+use crate::{error::Trouble, propose::Proposer};
+
+/// Reads of one connection that may be under way, beside its window of writes (reliability.md 6.4).
+pub const READS_MAX: u64 = 1_000;
+
+/// One client connected to this node.
+#[derive(Debug)]
+pub struct Connection {
+    /// Unique on this node.
+    pub id: u64,
+    /// Where it comes from, for operators.
+    pub peer: String,
+    /// What it calls itself, for operators.
+    pub client: String,
+    /// Its authenticated identities.
+    pub identities: std::sync::Arc<[quorate_model::Identity]>,
+    /// What it is still to be sent.
+    pub outbox: Outbox,
+    /// Reads admitted and not yet answered.
+    pub reads: AtomicU64,
+    /// Whether a watch of it fell behind for want of room; looked at when the outbox has drained.
+    pub behind: AtomicBool,
+    dirty: AtomicBool,
+    attached: OnceLock<Attached>,
+}
+
+/// A session attached to a connection of this node.
+#[derive(Debug)]
+pub struct Attached {
+    /// Which.
+    pub session: SessionId,
+    /// The generation that its attach gave it.
+    pub generation: u32,
+    /// In ms.
+    pub timeout_ms: u32,
+    /// Highest number applied when it was attached.
+    pub last_seq: u64,
+    lane: Mutex<Lane>,
+}
+
+/// The writes of one attached session.
+#[derive(Debug, Default)]
+struct Lane {
+    unanswered: BTreeMap<u64, Pending>,
+    /// Highest number submitted on this connection.
+    submitted: u64,
+    /// When the oldest unanswered write was last proposed, or the last answer came.
+    progress: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    xid: u64,
+    body: Bytes,
+}
+
+impl Connection {
+    /// A connection before its session is attached.
+    pub fn new(id: u64, peer: String, client: String, identities: Vec<quorate_model::Identity>) -> Self {
+        Self {
+            id,
+            peer,
+            client,
+            identities: identities.into(),
+            outbox: Outbox::default(),
+            reads: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            attached: OnceLock::new(),
+        }
+    }
+
+    /// Gives the connection its session; called once, on the apply thread, when the attach is applied.
+    pub fn attach(&self, session: SessionId, generation: u32, timeout_ms: u32, last_seq: u64) {
+        let attached = Attached { session, generation, timeout_ms, last_seq, lane: Mutex::default() };
+        assert!(self.attached.set(attached).is_ok(), "a connection is attached once");
+    }
+
+    /// Its session, if it has one.
+    pub fn attached(&self) -> Option<&Attached> {
+        self.attached.get()
+    }
+
+    /// Who asks, for reads and for the filter of watches.
+    pub fn subject(&self) -> Subject {
+        Subject { session: self.attached().map(|a| a.session), identities: self.identities.clone() }
+    }
+
+    /// Marks it as having something to send; `true` the first time since [`Connection::wake`].
+    pub fn mark_dirty(&self) -> bool {
+        !self.dirty.swap(true, Ordering::Relaxed)
+    }
+
+    /// Wakes its writer.
+    pub fn wake(&self) {
+        self.dirty.store(false, Ordering::Relaxed);
+        self.outbox.wake();
+    }
+
+    /// Admits a write and proposes it.
+    ///
+    /// Errors: `UnknownSession` without a session, `TooLarge` beyond a limit (the connection has to be closed: the number
+    /// is not consumed and the client is broken), `Overloaded` where the window or the node is full, `DiskLow` or
+    /// `DigestSplit` while writes are held (none of these consumes the number).
+    pub fn submit(&self, proposer: &Proposer, xid: u64, seq: u64, acked: u64, write: &Write) -> Result<(), Trouble> {
+        let Some(attached) = self.attached() else {
+            return Err(Trouble::new(Code::UnknownSession, "a write needs a session: this connection has none"));
+        };
+        write.check_limits().map_err(|what| Trouble::new(Code::TooLarge, what))?;
+        let body = command::encode_write(attached.session, attached.generation, seq, acked, &self.identities, write);
+        let mut lane = attached.lane.lock();
+        if lane.unanswered.contains_key(&seq) {
+            return Ok(());
+        }
+        let next = lane.submitted.max(attached.last_seq) + 1;
+        if seq > next {
+            return Err(Trouble::new(Code::OutOfOrder, format!("write number {seq} skips {next}; send {next} first")));
+        }
+        if lane.unanswered.len() >= limits::SESSION_WINDOW {
+            return Err(Trouble::new(
+                Code::Overloaded,
+                format!("too many unanswered writes: limit {}", limits::SESSION_WINDOW),
+            ));
+        }
+        proposer.admits(write)?;
+        proposer.reserve(body.len())?;
+        if lane.unanswered.is_empty() {
+            lane.progress = Some(Instant::now());
+        }
+        lane.submitted = lane.submitted.max(seq);
+        lane.unanswered.insert(seq, Pending { xid, body: body.clone() });
+        // Under the lock, so that a concurrent re-proposal cannot put a later number in front of this one for good.
+        proposer.send(body);
+        Ok(())
+    }
+
+    /// Takes the verdict on one of its writes, on the apply thread. `true`: the session's writes have to be proposed again.
+    pub fn answer(&self, proposer: &Proposer, seq: u64, verdict: Verdict, applied: Zxid) -> bool {
+        let Some(attached) = self.attached() else { return false };
+        let mut lane = attached.lane.lock();
+        let (zxid, result) = match verdict {
+            Verdict::Answered { zxid, result } => (zxid, result.map_err(Ok)),
+            Verdict::Ignored(Code::OutOfOrder) => return lane.unanswered.contains_key(&seq),
+            Verdict::Ignored(code) => (applied, Err(Err(code))),
+        };
+        let Some(pending) = lane.unanswered.remove(&seq) else { return false };
+        lane.progress = Some(Instant::now());
+        drop(lane);
+        proposer.release(pending.body.len());
+        let xid = pending.xid;
+        match result {
+            Ok(reply) => self.outbox.push(Out::Written { xid, zxid, result: Ok(reply) }),
+            Err(Ok(refusal)) => self.outbox.push(Out::Written { xid, zxid, result: Err(refusal) }),
+            Err(Err(code @ (Code::SessionMoved | Code::SessionExpired))) => {
+                self.outbox.push(Out::Goodbye { code, message: code.text().into() });
+            }
+            Err(Err(code)) => self.outbox.push(Out::Written { xid, zxid, result: Err(Refusal::from(code)) }),
+        }
+        false
+    }
+
+    /// The number up to which a read that arrives now has to wait.
+    pub fn submitted(&self) -> u64 {
+        self.attached().map_or(0, |attached| attached.lane.lock().submitted)
+    }
+
+    /// Whether all writes up to a number are answered.
+    pub fn answered_through(&self, seq: u64) -> bool {
+        seq == 0
+            || self.attached().is_none_or(|attached| {
+                attached.lane.lock().unanswered.first_key_value().is_none_or(|(&first, _)| first > seq)
+            })
+    }
+
+    /// Proposes all unanswered writes again, in order. `stale`: only where nothing was answered since then.
+    pub fn propose_again(&self, proposer: &Proposer, stale: Option<Instant>) {
+        let Some(attached) = self.attached() else { return };
+        let mut lane = attached.lane.lock();
+        if lane.unanswered.is_empty() || stale.is_some_and(|since| lane.progress.is_some_and(|last| last > since)) {
+            return;
+        }
+        lane.progress = Some(Instant::now());
+        for pending in lane.unanswered.values() {
+            proposer.send(pending.body.clone());
+        }
+    }
+
+    /// Numbers of its unanswered writes, in order.
+    pub fn unanswered(&self) -> Vec<u64> {
+        self.attached().map_or_else(Vec::new, |attached| attached.lane.lock().unanswered.keys().copied().collect())
+    }
+
+    /// The connection is gone: what it still waited for is forgotten here (the state remembers the replies).
+    pub fn release(&self, proposer: &Proposer) {
+        self.outbox.drop_all();
+        if let Some(attached) = self.attached() {
+            for pending in std::mem::take(&mut attached.lane.lock().unanswered).into_values() {
+                proposer.release(pending.body.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The command line against real processes: `dev`, import with the leader killed in the middle, export, backup, restore.
+//!
+//! Every test starts its own cluster on random ports and ends its own processes by pid. Absent: what the verbs print for
+//! people; only JSON and exit codes are promised.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+/// A busy machine takes its time; a test that waits longer has found something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quorate");
+
+/// A `dev` cluster; killed when it is dropped.
+struct Dev {
+    child: Child,
+    endpoints: String,
+    pids: Vec<i32>,
+}
+
+impl Dev {
+    fn start(data: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["dev", "--random-ports", "-o", "json", "--data"]).arg(data).args(flags);
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("dev starts");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let texts = |name: &str| ready[name].as_array().expect("a list").clone();
+        let endpoints: Vec<String> =
+            texts("endpoints").iter().map(|text| text.as_str().expect("text").into()).collect();
+        let pids =
+            texts("pids").iter().map(|pid| pid.as_i64().and_then(|pid| pid.try_into().ok()).expect("a pid")).collect();
+        assert!(ready["data"].is_string());
+        Self { child, endpoints: endpoints.join(","), pids }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        quorate(&self.endpoints, arguments)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn leader(&self) -> usize {
+        let status = self.json(&["cluster", "status"]);
+        status["leader"].as_u64().and_then(|id| usize::try_from(id).ok()).expect("an id")
+    }
+
+    fn interrupt(&mut self) {
+        kill_process(pid(self.child.id().try_into().expect("a pid")), Signal::INT).expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        wait(deadline, "dev ends", || self.child.try_wait().expect("ours").is_some());
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // Its nodes die with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pid(raw: i32) -> Pid {
+    Pid::from_raw(raw).expect("not 0")
+}
+
+fn quorate(endpoints: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(["--endpoints", endpoints]).args(arguments).env_remove("QUORATE_AUTH");
+    command.output().expect("the binary runs")
+}
+
+fn wait(deadline: Instant, what: &str, mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Files of all sizes, deterministic: many small ones, empty ones, and some in parts.
+fn files(dir: &Path, folders: usize, each: usize) {
+    for folder in 0..folders {
+        let below = dir.join(format!("folder {folder}"));
+        fs::create_dir_all(below.join("empty")).expect("a folder");
+        for number in 0..each {
+            let size = match number {
+                0 => 0,
+                1 => 1_500_000 + folder,
+                n => (n * 7919 + folder) % 3000,
+            };
+            let byte = |at: usize| ((at * 31 + folder * 7 + number) % 251) as u8;
+            fs::write(below.join(format!("file-{number}")), (0..size).map(byte).collect::<Vec<u8>>()).expect("a file");
+        }
+    }
+    // What begins like a manifest is only data.
+    fs::write(dir.join("fake"), b"quorate-parts 1\n{}").expect("a file");
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("link")).expect("a link");
+}
+
+/// Every folder and file below, with its content.
+fn tree(dir: &Path) -> Vec<(String, Option<Vec<u8>>)> {
+    let (mut found, mut waiting) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.strip_prefix(dir).expect("below").display().to_string();
+            if path.is_symlink() {
+                continue;
+            } else if path.is_dir() {
+                found.push((name, None));
+                waiting.push(path);
+            } else {
+                found.push((name, Some(fs::read(&path).expect("a file"))));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn an_import_survives_its_leader_and_comes_back_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, copy) = (dir.path().join("source"), dir.path().join("copy"));
+    files(&source, 20, 60);
+    let cluster = Dev::start(&dir.path().join("data"), &[]);
+    let leader = cluster.leader();
+    let mut import = Command::new(BINARY)
+        .args(["--endpoints", &cluster.endpoints, "-o", "json", "import", "dir"])
+        .arg(&source)
+        .args(["--at", "/docs"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("import starts");
+    // In the middle: some files are there, and not all.
+    wait(Instant::now() + PATIENCE, "the import begins", || {
+        let count = cluster.run(&["ls", "/docs"]);
+        count.status.success() && String::from_utf8_lossy(&count.stdout).lines().count() > 3
+    });
+    kill_process(pid(cluster.pids[leader - 1]), Signal::KILL).expect("the leader runs");
+    let mut summary = String::new();
+    BufReader::new(import.stdout.take().expect("piped")).read_line(&mut summary).expect("a line");
+    assert!(import.wait().expect("ours").success(), "{summary}");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert_eq!(
+        (&summary["files"], &summary["skipped_links"], &summary["in_parts"]),
+        (&1201.into(), &1.into(), &21.into())
+    );
+
+    let copied = copy.to_str().expect("UTF-8");
+    let exported = cluster.json(&["export", "dir", "/docs", copied]);
+    assert_eq!(exported["failed"], 0, "{exported}");
+    assert!(tree(&source) == tree(&copy), "what was exported is not what was imported");
+    let again = cluster.run(&["export", "dir", "/docs", copied]);
+    assert_eq!(again.status.code(), Some(4), "it refuses to write over files");
+
+    // A file in parts reads as itself, and its parts stay out of sight.
+    let big = cluster.run(&["get", "/docs/folder 3/file-1"]);
+    assert!(big.stdout == fs::read(source.join("folder 3/file-1")).expect("a file"));
+    let names = String::from_utf8(cluster.run(&["ls", "/docs/folder 3"]).stdout).expect("UTF-8");
+    assert!(!names.contains("quorate-parts"), "{names}");
+
+    // Run again over what is there, with one file smaller: nothing fails, and the old parts go.
+    fs::write(source.join("folder 3/file-1"), b"small now").expect("a file");
+    let source_text = source.to_str().expect("UTF-8");
+    let again = cluster.json(&["import", "dir", source_text, "--at", "/docs"]);
+    assert_eq!((&again["failed"], &again["in_parts"]), (&0.into(), &20.into()), "{again}");
+    assert_eq!(cluster.run(&["get", "/docs/folder 3/file-1"]).stdout, b"small now");
+    assert_eq!(cluster.run(&["stat", "/docs/folder 3/.quorate-parts"]).status.code(), Some(6), "old parts are removed");
+}
+
+#[test]
+fn verbs_end_with_the_documented_codes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"]);
+    let code = |arguments: &[&str]| cluster.run(arguments).status.code();
+    assert_eq!(code(&["create", "/a", "x"]), Some(0));
+    assert_eq!(code(&["create", "/a", "x"]), Some(4));
+    assert_eq!(code(&["get", "/none"]), Some(6));
+    assert_eq!(code(&["set", "/a", "y", "--version", "7"]), Some(4));
+    assert_eq!(code(&["get", "a"]), Some(2));
+    assert_eq!(code(&["frobnicate"]), Some(2));
+    assert_eq!(code(&["create", "/mine", "x", "--acl", "digest:ann:nobody=:cdrwa"]), Some(0));
+    assert_eq!(code(&["get", "/mine"]), Some(5));
+    assert_eq!(code(&["txn", "--if", "absent /a", "set /a z"]), Some(4));
+    assert_eq!(code(&["check"]), Some(0));
+    let nobody = quorate("127.0.0.1:1", &["get", "/a", "--timeout", "500ms"]);
+    assert_eq!(nobody.status.code(), Some(3), "{}", String::from_utf8_lossy(&nobody.stderr));
+
+    let got = cluster.json(&["get", "/a"]);
+    assert_eq!((&got["data"], &got["encoding"]), (&"x".into(), &"utf8".into()));
+    assert!(got["stat"]["czxid"].is_string() && got["stat"]["version"] == 0, "{got}");
+    let listed = cluster.json(&["ls", "/"]);
+    assert_eq!(listed, serde_json::json!(["a", "mine", "zookeeper"]));
+    assert_eq!(cluster.json(&["cluster", "status"])["leader"], 1);
+
+    // A watch from the past tells what was done since, one object per line.
+    let from = got["stat"]["czxid"].as_str().expect("a zxid");
+    assert_eq!(code(&["set", "/a", "later"]), Some(0));
+    let told = cluster.json(&["watch", "/a", "--from", from, "--count", "1", "--values"]);
+    assert_eq!((&told["kind"], &told["path"], &told["data"]), (&"changed".into(), &"/a".into(), &"later".into()));
+}
+
+#[test]
+fn an_interrupt_leaves_no_process_and_the_data_go_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = dir.path().join("data");
+    let mut first = Dev::start(&data, &[]);
+    assert!(first.run(&["create", "/kept", "x"]).status.success());
+    first.interrupt();
+    for &node in &first.pids {
+        assert!(test_kill_process(pid(node)).is_err(), "node {node} is still there");
+    }
+    let mut second = Dev::start(&data, &[]);
+    assert_eq!(second.endpoints, first.endpoints, "nodes keep their addresses");
+    assert_eq!(second.run(&["get", "/kept"]).stdout, b"x");
+    // Killed, it has no time to end anybody: the system does.
+    second.child.kill().expect("ours");
+    second.child.wait().expect("ours");
+    for &node in &second.pids {
+        wait(Instant::now() + PATIENCE, "nodes die with dev", || test_kill_process(pid(node)).is_err());
+    }
+}
+
+#[test]
+fn a_backup_becomes_a_new_cluster() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (backup, data) = (dir.path().join("b.qs"), dir.path().join("restored"));
+    let (backup, data) = (backup.to_str().expect("UTF-8"), data.to_str().expect("UTF-8"));
+    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"]);
+    assert!(cluster.run(&["create", "/saved", "x"]).status.success());
+    let saved = cluster.json(&["snapshot", "save", backup]);
+    assert_eq!(cluster.run(&["snapshot", "save", backup]).status.code(), Some(4), "it refuses to write over a backup");
+    assert_eq!(cluster.json(&["snapshot", "verify", backup])["digest"], saved["digest"]);
+
+    let ports: Vec<String> = (0..3).map(|_| free_port()).collect();
+    let restored = cluster.json(&[
+        "snapshot",
+        "restore",
+        backup,
+        "--data",
+        data,
+        "--listen",
+        &ports[0],
+        "--peer-listen",
+        &ports[1],
+    ]);
+    assert!(number(&restored["zxid_base"]) > number(&saved["zxid"]), "rules.md 7: zxids never run backwards");
+    let mut node = serve(data, &ports);
+    wait(Instant::now() + PATIENCE, "the restored node serves", || {
+        quorate(&ports[0], &["get", "/saved", "--timeout", "1s"]).stdout == b"x"
+    });
+    let created = quorate(&ports[0], &["create", "/new", "y", "-o", "json"]);
+    let created: Value = serde_json::from_slice(&created.stdout).expect("JSON");
+    assert!(number(&created["stat"]["czxid"]) > number(&restored["zxid_base"]));
+
+    // What that node knows survives it: a recovery takes over even what is only in the log.
+    assert_eq!(quorate("", &["recover", "--data", data]).status.code(), Some(2), "it wants to be told twice");
+    let locked = quorate("", &["recover", "--force-new-cluster", "--data", data]);
+    assert_eq!(locked.status.code(), Some(2), "a node runs on it: {}", String::from_utf8_lossy(&locked.stderr));
+    node.kill().expect("ours");
+    node.wait().expect("ours");
+    let recovered = quorate("", &["recover", "--force-new-cluster", "--data", data, "-o", "json"]);
+    let recovered: Value = serde_json::from_slice(&recovered.stdout).expect("JSON");
+    assert!(number(&recovered["zxid_base"]) > number(&created["stat"]["czxid"]));
+    let mut node = serve(data, &ports);
+    wait(Instant::now() + PATIENCE, "the recovered node serves", || {
+        quorate(&ports[0], &["get", "/new", "--timeout", "1s"]).stdout == b"y"
+    });
+
+    http_answers(&ports[2]);
+    node.kill().expect("ours");
+    node.wait().expect("ours");
+}
+
+/// Health, metrics and reads, and nobody by a foreign name.
+fn http_answers(address: &str) {
+    let ask = |path: &str, host: &str| {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let code: u16 = text.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (code, text)
+    };
+    assert_eq!(ask("/livez", "localhost").0, 200);
+    let (code, text) = ask("/readyz?verbose", "localhost");
+    assert!(code == 200 && text.contains("[+] leader"), "{text}");
+    assert!(ask("/metrics", "localhost").1.contains("quorate_raft_is_leader 1"));
+    let (code, text) = ask("/v1/znode?path=/new", "localhost");
+    assert!(code == 200 && text.contains(r#""data":"y""#), "{text}");
+    assert!(ask("/v1/children?path=/", "localhost").1.contains(r#""saved""#));
+    assert!(ask("/v1/status", "localhost").1.contains(r#""leader":1"#));
+    assert_eq!(ask("/v1/znode?path=/none", "localhost").0, 404);
+    assert_eq!(ask("/v1/status", "evil.example").0, 421);
+}
+
+fn number(text: &Value) -> u64 {
+    text.as_str().and_then(|text| text.parse().ok()).expect("a number, as a string")
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+fn serve(data: &str, ports: &[String]) -> Child {
+    let mut command = Command::new(BINARY);
+    command.args([
+        "serve",
+        "--data",
+        data,
+        "--listen",
+        &ports[0],
+        "--peer-listen",
+        &ports[1],
+        "--http-listen",
+        &ports[2],
+    ]);
+    command.stderr(Stdio::null()).spawn().expect("a node starts")
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child =
+        Command::new(BINARY).args(["completion", "bash"]).stdout(Stdio::piped()).spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    assert!(child.wait().expect("ours").success());
+}
+
+#[test]
+fn a_wrong_configuration_is_one_sentence() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("q.toml");
+    fs::write(&file, "[raft]\nhartbeat_ms = 3\n").expect("a file");
+    let serve = |arguments: &[&str]| {
+        let output = Command::new(BINARY).arg("serve").args(arguments).output().expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let (code, text) = serve(&["--config", file.to_str().expect("UTF-8")]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("q.toml:2: unknown key raft.hartbeat_ms; did you mean raft.heartbeat_ms?"), "{text}");
+    let (code, text) = serve(&["--listen", "0.0.0.0:1"]);
+    assert!(code == Some(2) && text.contains("--insecure") && text.lines().count() == 1, "{text}");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let data = dir.path().join("data");
+    let (code, text) =
+        serve(&["--listen", &address, "--http-listen", "127.0.0.1:0", "--data", data.to_str().expect("UTF-8")]);
+    assert!(code == Some(2) && text.contains("is the port taken?"), "{text}");
+    let checked =
+        Command::new(BINARY).args(["serve", "--check-config", "-o", "json"]).output().expect("the binary runs");
+    let rows: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    assert!(
+        rows.as_array()
+            .is_some_and(|rows| rows.iter().any(|row| row["key"] == "raft.heartbeat_ms" && row["origin"] == "default"))
+    );
+}

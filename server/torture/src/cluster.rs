@@ -1,0 +1,168 @@
+//! [`Cluster`]: three `quorate serve` processes that can be killed and started again.
+//!
+//! Settings go in by environment, output goes to a log file per node. Ports are free ones outside the range from which
+//! the system draws ports for outgoing connections: a client that dials a dead node could otherwise be given the node's
+//! own port, connect to itself and keep the node from coming back. Dropping the cluster kills what still runs.
+//!
+//! Absent: `quorate dev`, which has its own manners on Ctrl-C.
+
+use std::{
+    fs::{File, OpenOptions, create_dir_all},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::random::Random;
+
+/// Nodes of the cluster, all voters.
+pub const NODES: usize = 3;
+
+/// Time for a fresh cluster to be reachable.
+const START: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Node {
+    data: PathBuf,
+    log: PathBuf,
+    client: String,
+    peer: String,
+    http: String,
+    process: Option<Child>,
+}
+
+/// Three processes.
+#[derive(Debug)]
+pub struct Cluster {
+    quorate: PathBuf,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Starts three nodes with empty data and makes a cluster of them.
+    ///
+    /// Errors: a node that does not start; its log is named.
+    pub async fn start(quorate: &Path, dir: &Path) -> Result<Self> {
+        let mut ports = free_ports(3 * NODES)?.into_iter();
+        let mut address = || format!("127.0.0.1:{}", ports.next().expect("as many ports as addresses"));
+        let mut nodes = Vec::new();
+        for number in 1..=NODES {
+            let data = dir.join(format!("node-{number}"));
+            create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+            let log = dir.join(format!("node-{number}.log"));
+            nodes.push(Node { data, log, client: address(), peer: address(), http: address(), process: None });
+        }
+        let mut cluster = Self { quorate: quorate.to_path_buf(), nodes };
+        cluster.restart_dead()?;
+        cluster.init().await?;
+        Ok(cluster)
+    }
+
+    /// `cluster init`, tried again until all nodes listen.
+    async fn init(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            let mut init = Command::new(&self.quorate);
+            init.args(["cluster", "init", "--endpoints", &self.nodes[0].client]).stdin(Stdio::null());
+            let said = init.output().with_context(|| format!("cannot run {}", self.quorate.display()))?;
+            if said.status.success() {
+                return Ok(());
+            }
+            self.check_alive()?;
+            if Instant::now() > deadline {
+                bail!("`cluster init` failed: {}", String::from_utf8_lossy(&said.stderr).trim());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A connection string with all nodes.
+    pub fn target(&self) -> String {
+        let hosts: Vec<&str> = self.nodes.iter().map(|node| node.client.as_str()).collect();
+        format!("quorate://{}", hosts.join(","))
+    }
+
+    /// A connection string with one node, from 0.
+    pub fn endpoint(&self, node: usize) -> String {
+        format!("quorate://{}", self.nodes[node].client)
+    }
+
+    /// Kills one node, from 0, with SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self, node: usize) -> Result<()> {
+        if let Some(mut process) = self.nodes[node].process.take() {
+            process.kill().with_context(|| format!("cannot kill node {}", node + 1))?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Kills all nodes before it waits for any, so that none outlives the others by more than a moment.
+    pub fn kill_all(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                process.kill()?;
+            }
+        }
+        (0..NODES).try_for_each(|node| self.kill(node))
+    }
+
+    /// Starts every node that was killed, on its own data and ports.
+    pub fn restart_dead(&mut self) -> Result<()> {
+        let join = self.nodes.iter().map(|node| node.peer.clone()).collect::<Vec<_>>().join(",");
+        for node in self.nodes.iter_mut().filter(|node| node.process.is_none()) {
+            let log: File = OpenOptions::new().create(true).append(true).open(&node.log)?;
+            let mut serve = Command::new(&self.quorate);
+            serve.arg("serve").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            serve.env("QUORATE_NODE__DATA", &node.data).env("QUORATE_CLUSTER__JOIN", &join);
+            serve.env("QUORATE_LISTEN__CLIENT", &node.client).env("QUORATE_LISTEN__PEER", &node.peer);
+            serve.env("QUORATE_LISTEN__HTTP", &node.http);
+            node.process = Some(serve.spawn().with_context(|| format!("cannot start {}", self.quorate.display()))?);
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on when a node that should run has ended by itself.
+    pub fn check_alive(&mut self) -> Result<()> {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(process) = &mut node.process
+                && let Some(status) = process.try_wait()?
+            {
+                let log = std::fs::read_to_string(&node.log).unwrap_or_default();
+                let last =
+                    log.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+                bail!("node {} ended by itself: {status}; its last words in {}:\n{last}", at + 1, node.log.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing is left to be told about a node that is gone already.
+        let _ = self.kill_all();
+    }
+}
+
+/// Ports that nobody listens on, below the system's range for outgoing connections.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first_outgoing: u64 = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+    let lowest = 10_000.min(first_outgoing / 2);
+    let mut random = Random::new(u64::from(std::process::id()));
+    let mut held: Vec<TcpListener> = Vec::new();
+    for _ in 0..count * 100 {
+        if held.len() == count {
+            break;
+        }
+        let port = (lowest + random.below(first_outgoing - lowest)) as u16;
+        held.extend(TcpListener::bind(("127.0.0.1", port)));
+    }
+    if held.len() < count {
+        bail!("found only {} free ports of {count} between {lowest} and {first_outgoing}", held.len());
+    }
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

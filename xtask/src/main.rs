@@ -1,0 +1,61 @@
+//! `cargo xtask`: the repository's own commands, one file each.
+//!
+//! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), and the long runs that
+//! are started by hand (`torture`, `sim`). Every command works from any folder of the repository and says what it does.
+//!
+//! Absent: anything a user of Quorate needs; that is the `quorate` binary.
+
+mod fix;
+mod limits;
+mod runs;
+mod step;
+mod test;
+mod tidy;
+mod tools;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The repository's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sets up a fresh machine, then verifies: the one test command of the README.
+    Test,
+    /// Checks everything and writes nothing outside the target directory.
+    Verify(verify::Args),
+    /// Formats, applies clippy's suggestions and rewrites the generated tables of the papers.
+    Fix,
+    /// Checks who imports whom, banned words, file heads, line lengths and the links of the papers.
+    Tidy,
+    /// Kills real nodes under load and counts: nothing acknowledged may be lost, nothing applied twice.
+    Torture(runs::Torture),
+    /// Runs the seeded simulation of whole clusters.
+    Sim(runs::Sim),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Test => test::run(),
+        Command::Verify(args) => verify::run(&args),
+        Command::Fix => fix::run(),
+        Command::Tidy => tidy::run(),
+        Command::Torture(args) => runs::torture(&args),
+        Command::Sim(args) => runs::sim(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `cargo xtask test`: the README's test command. Does all the set-up that a fresh machine needs, then verifies.
+//!
+//! Assumed: a Rust toolchain with rustfmt and clippy (rustup's default profile). CI runs this command and nothing else.
+
+use anyhow::Result;
+
+use crate::{tools, verify};
+
+/// Sets up, then runs every step of `verify`.
+pub(crate) fn run() -> Result<()> {
+    tools::install_deny()?;
+    verify::run(&verify::Args::default())
+}
