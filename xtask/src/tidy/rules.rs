@@ -18,6 +18,7 @@ const ALL: &[&str] = &[
     "quorate-model",
     "quorate-tree",
     "quorate-proto",
+    "quorate-jute",
     "quorate-client",
     "quorate-seam",
     "quorate-wal",
@@ -53,6 +54,12 @@ pub(super) const CRATES: &[Crate] = &[
         never: &["tokio", "futures", "openraft", "wasmtime", "tracing", "log"],
     },
     Crate { name: "quorate-proto", rooms: &["quorate-model"], foreign: None, never: &["openraft", "wasmtime", "redb"] },
+    Crate {
+        name: "quorate-jute",
+        rooms: &["quorate-model"],
+        foreign: Some(&["bytes", "thiserror"]),
+        never: &["tokio", "openraft", "wasmtime", "redb"],
+    },
     Crate {
         name: "quorate-client",
         rooms: &["quorate-model", "quorate-proto"],
