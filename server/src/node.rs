@@ -77,7 +77,7 @@ pub struct NodeOptions {
     pub timing: raft::Timing,
     /// When snapshots are taken and how much log is kept.
     pub snapshots: raft::SnapshotPolicy,
-    /// Bytes of one segment of the log: bounds one command; smaller only in simulations.
+    /// Bytes of one segment of the log: bounds one command; smaller only in tests and simulations.
     pub log_segment_bytes: u64,
     /// Bytes of unanswered writes on this node before `Overloaded`.
     pub outstanding_bytes: usize,

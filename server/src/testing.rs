@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use quorate_seam::{LaneKind, SystemClock, SystemDisk, SystemNet, SystemRandom};
+use quorate_seam::{LaneKind, SystemClock, SystemDisk, SystemNet, SystemRandom, free_ports};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// An election on a busy machine takes seconds; a test that waits longer has found something.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Enough for the largest command, and quickly made: a node writes its first segments before it answers.
+const LOG_SEGMENT_BYTES: u64 = 8 << 20;
 
 /// Nodes of one cluster, numbered from 0.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ impl LocalCluster {
     /// Errors: whatever keeps a node from starting.
     pub async fn start(count: usize) -> Result<Self> {
         let dirs = (0..count).map(|_| TempDir::new()).collect::<std::io::Result<Vec<_>>>()?;
-        let (peers, clients) = (free_ports(count)?, free_ports(count)?);
+        let (peers, clients) = (free_addresses(count)?, free_addresses(count)?);
         let mut cluster = Self { nodes: (0..count).map(|_| None).collect(), dirs, peers, clients };
         for at in 0..count {
             cluster.restart(at).await?;
@@ -53,6 +56,7 @@ impl LocalCluster {
             listen_client: self.clients[at].clone(),
             listen_peer: self.peers[at].clone(),
             join: self.peers.clone(),
+            log_segment_bytes: LOG_SEGMENT_BYTES,
             ..NodeOptions::new(self.dirs[at].path())
         };
         self.nodes[at] = Some(Node::start(options, system()).await?);
@@ -112,8 +116,6 @@ pub fn system() -> Seams {
     }
 }
 
-/// Ports that were free a moment ago: every node must know its peers' before any of them is started.
-fn free_ports(count: usize) -> Result<Vec<String>> {
-    let held = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
-    held.iter().map(|socket| Ok(socket.local_addr()?.to_string())).collect()
+fn free_addresses(count: usize) -> Result<Vec<String>> {
+    Ok(free_ports(count)?.into_iter().map(|port| format!("127.0.0.1:{port}")).collect())
 }

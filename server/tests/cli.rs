@@ -316,8 +316,7 @@ fn number(text: &Value) -> u64 {
 }
 
 fn free_port() -> String {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("bound").to_string()
+    format!("127.0.0.1:{}", quorate_seam::free_ports(1).expect("a port")[0])
 }
 
 fn serve(data: &str, ports: &[String]) -> Child {

@@ -10,6 +10,7 @@ mod clock;
 mod disk;
 mod lane;
 mod net;
+mod ports;
 mod random;
 pub mod sim;
 
@@ -17,4 +18,5 @@ pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, File, LockGuard, Open, SystemDisk};
 pub use lane::{Closed, Lane, LaneKind};
 pub use net::{BoxFuture, Io, Listener, Net, Stream, SystemNet};
+pub use ports::free_ports;
 pub use random::{Random, SystemRandom};

@@ -18,6 +18,7 @@ use std::{
 };
 
 use quorate_proto::v1;
+use quorate_seam::free_ports;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -244,13 +245,8 @@ fn default_ports(nodes: u16) -> Vec<[u16; 3]> {
     (0..nodes).map(|node| FIRST_PORTS.map(|first| first + node)).collect()
 }
 
-/// Free ports: all are held until the last is found, so that they differ.
 fn random_ports(nodes: u16) -> Outcome<Vec<[u16; 3]>> {
-    let mut held = Vec::new();
-    for _ in 0..nodes * 3 {
-        held.push(TcpListener::bind(("127.0.0.1", 0))?);
-    }
-    let ports = held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<io::Result<Vec<u16>>>()?;
+    let ports = free_ports(usize::from(nodes) * 3)?;
     Ok(ports.chunks_exact(3).map(|three| [three[0], three[1], three[2]]).collect())
 }
 

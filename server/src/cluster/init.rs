@@ -15,7 +15,11 @@ use super::wire::{self, Info, Promise};
 use crate::{error::Trouble, identity::Identity, node::Shell, raft::Member};
 
 /// A peer that does not answer an init in this time is named as unreachable.
-const ASK_DEADLINE: Duration = Duration::from_secs(3);
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A peer has its promise on disk and its log allocated, written and synced before it answers: on a slow disk this takes
+/// many seconds. A dead one is noticed by the question before.
+const PROMISE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Brings the cluster to life from this node.
 ///
@@ -76,7 +80,7 @@ pub async fn init(shell: &Arc<Shell>, single: bool) -> Result<Identity, Trouble>
             continue;
         }
         let promise = Promise { cluster, node: NodeId(at as u64 + 1), members: members.clone() };
-        let answer = shell.peers().call_address(address, wire::PROMISE, wire::put(&promise), ASK_DEADLINE).await;
+        let answer = shell.peers().call_address(address, wire::PROMISE, wire::put(&promise), PROMISE_DEADLINE).await;
         answer.map_err(|error| refuse(format!("{address} did not promise: {error}")))?;
     }
     let node = members.iter().find(|(_, member)| *member == own).map(|(node, _)| *node).expect("checked above");

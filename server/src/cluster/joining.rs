@@ -35,7 +35,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const INFO_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What taking a node in may last, until it is told to join.
-const TAKE_IN_DEADLINE: Duration = Duration::from_secs(20);
+const TAKE_IN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a node says of itself while it waits under an identity that it must not act under.
 pub fn waiting(identity: &Identity) -> String {

@@ -42,7 +42,7 @@ const LEADER_DEADLINE: Duration = Duration::from_secs(10);
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Opening an empty log and answering may take a moment.
-const JOIN_DEADLINE: Duration = Duration::from_secs(10);
+const JOIN_DEADLINE: Duration = Duration::from_secs(40);
 
 /// A learner this few entries behind has caught up: the rest comes while the change is agreed.
 const LAG_MAX_ENTRIES: u64 = 64;

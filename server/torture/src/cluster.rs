@@ -8,15 +8,13 @@
 
 use std::{
     fs::{File, OpenOptions, create_dir_all},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-
-use crate::random::Random;
+use quorate_seam::free_ports;
 
 /// Nodes of the cluster, all voters.
 pub const NODES: usize = 3;
@@ -145,24 +143,4 @@ impl Drop for Cluster {
         // Nothing is left to be told about a node that is gone already.
         let _ = self.kill_all();
     }
-}
-
-/// Ports that nobody listens on, below the system's range for outgoing connections.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first_outgoing: u64 = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
-    let lowest = 10_000.min(first_outgoing / 2);
-    let mut random = Random::new(u64::from(std::process::id()));
-    let mut held: Vec<TcpListener> = Vec::new();
-    for _ in 0..count * 100 {
-        if held.len() == count {
-            break;
-        }
-        let port = (lowest + random.below(first_outgoing - lowest)) as u16;
-        held.extend(TcpListener::bind(("127.0.0.1", port)));
-    }
-    if held.len() < count {
-        bail!("found only {} free ports of {count} between {lowest} and {first_outgoing}", held.len());
-    }
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -72,7 +72,7 @@ pub(super) const CRATES: &[Crate] = &[
     Crate { name: "quorate-sim", rooms: ALL, foreign: None, never: &[] },
     Crate {
         name: "quorate-torture",
-        rooms: &["quorate-client", "quorate-model"],
+        rooms: &["quorate-client", "quorate-model", "quorate-seam"],
         foreign: None,
         never: &["quorate-tree", "openraft", "redb"],
     },
