@@ -1,17 +1,21 @@
 //! [`Config`]: everything an operator may set, read once at the start.
 //!
-//! Four layers, the later wins: default, TOML file, environment (`QUORATE_SECTION__KEY`), flags. [`KEYS`] is the one table
-//! of keys: type, unit, default, limits, and why one would change it; the file, the environment, the flags and the manual
-//! all follow it. An unknown key is an error that names its place and the nearest key, so that a slip of the pen is never
-//! a silent default. Every error is one sentence that ends with what to do.
+//! Five layers, the later wins: default, a ZooKeeper server's `zoo.cfg` (`zoo_cfg.rs`), TOML file, environment
+//! (`QUORATE_SECTION__KEY`), flags. [`KEYS`] is the one table of keys: type, unit, default, limits, and why one would
+//! change it; the file, the environment, the flags and the manual all follow it. An unknown key is an error that
+//! names its place and the nearest key, so that a slip of the pen is never a silent default. Every error is one
+//! sentence that ends with what to do.
 //!
 //! Absent: limits that decide whether a command is accepted (core/model limits.rs; they must be the same on every node),
-//! reloading, and any switch against fsync.
+//! reloading (but for certificates, `tls/`), and any switch against fsync.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+use quorate_model::limits;
 use serde::Deserialize;
 use toml::{Table, Value};
+
+use crate::protocol::zookeeper::words;
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,12 @@ pub const KEYS: &[Key] = &[
         "127.0.0.1:2381",
         "consensus between nodes; keep it inside the cluster's network",
     ),
+    key(
+        "listen.zookeeper",
+        Kind::Advertised,
+        "127.0.0.1:2181",
+        "ZooKeeper's protocol, for its own clients; empty: not spoken",
+    ),
     key("listen.http", Kind::Address, "127.0.0.1:9181", "health, metrics and the JSON read API"),
     key(
         "listen.advertise_client",
@@ -113,6 +123,47 @@ pub const KEYS: &[Key] = &[
         Kind::Flag,
         "false",
         "accept plain connections from beyond this machine; everybody who reaches the port is let in",
+    ),
+    key(
+        "tls.client.cert",
+        Kind::Text,
+        "",
+        "this node's certificate for clients, with its chain (PEM); empty: plain text",
+    ),
+    key("tls.client.key", Kind::Text, "", "its private key (PEM, mode 0600)"),
+    key(
+        "tls.client.ca",
+        Kind::Text,
+        "",
+        "CA of clients' certificates (PEM); a client that shows one is x509:SUBJECT in ACLs; empty: none is asked for",
+    ),
+    key("tls.client.require_client_cert", Kind::Flag, "false", "let in only clients with a certificate of that CA"),
+    key(
+        "tls.client.min_version",
+        Kind::OneOf(&["1.2", "1.3"]),
+        "1.3",
+        "least version of TLS; 1.2 for Java clients of ZooKeeper before 3.9",
+    ),
+    key(
+        "tls.client.plain_too",
+        Kind::Flag,
+        "false",
+        "let plain clients in on the same ports while they move over to TLS; beyond loopback with --insecure",
+    ),
+    key(
+        "tls.peer.cert",
+        Kind::Text,
+        "",
+        "this node's certificate for the other nodes, naming its member (PEM); empty: plain",
+    ),
+    key("tls.peer.key", Kind::Text, "", "its private key (PEM, mode 0600)"),
+    key("tls.peer.ca", Kind::Text, "", "the peers' own CA (PEM): whoever holds a certificate of it may be a member"),
+    key("tls.http", Kind::Flag, "false", "the HTTP port speaks TLS too, with the certificate of tls.client"),
+    key(
+        "tls.reload_ms",
+        ms(100, 86_400_000),
+        "10000",
+        "between two looks at the certificates' files; SIGHUP looks at once",
     ),
     key(
         "cluster.join",
@@ -160,6 +211,42 @@ pub const KEYS: &[Key] = &[
         "client connections; each costs some 50 KiB and one file descriptor",
     ),
     key(
+        "zookeeper.max_buffer_bytes",
+        bytes(64 * KIB, 64 * MIB),
+        "1048575",
+        "longest frame on the ZooKeeper port (jute.maxbuffer); the same on servers and clients",
+    ),
+    key(
+        "zookeeper.max_client_cnxns",
+        count("connections", 0, 1_000_000),
+        "60",
+        "connections of one address on the ZooKeeper port (maxClientCnxns); 0: no limit",
+    ),
+    key(
+        "zookeeper.min_session_timeout_ms",
+        ms(limits::SESSION_TIMEOUT_MIN_MS as u64, limits::SESSION_TIMEOUT_MAX_MS as u64),
+        "4000",
+        "shortest session timeout that is agreed to on the ZooKeeper port (minSessionTimeout)",
+    ),
+    key(
+        "zookeeper.max_session_timeout_ms",
+        ms(limits::SESSION_TIMEOUT_MIN_MS as u64, limits::SESSION_TIMEOUT_MAX_MS as u64),
+        "40000",
+        "longest such timeout (maxSessionTimeout)",
+    ),
+    key(
+        "zookeeper.words",
+        Kind::Text,
+        words::WORDS_DEFAULT,
+        "four-letter words that are answered, with commas; * is all (4lw.commands.whitelist)",
+    ),
+    key(
+        "auth.super_digest",
+        Kind::Text,
+        "",
+        "user:hash of the super user, whom no ACL binds (DigestAuthenticationProvider.superDigest); empty: none",
+    ),
+    key(
         "disk.reserve_bytes",
         bytes(0, 16 * GIB),
         "64MiB",
@@ -198,6 +285,8 @@ pub struct Listen {
     pub client: String,
     /// Consensus.
     pub peer: String,
+    /// ZooKeeper's protocol; empty: not spoken.
+    pub zookeeper: String,
     /// Health, metrics, JSON.
     pub http: String,
     /// What clients are told; empty: what is listened on.
@@ -208,6 +297,67 @@ pub struct Listen {
     pub advertise_http: String,
     /// Whether plain connections from beyond this machine are let in.
     pub insecure: bool,
+}
+
+/// Certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Tls {
+    /// Of the client ports.
+    pub client: TlsClient,
+    /// Of the peer port.
+    pub peer: TlsPeer,
+    /// Whether the HTTP port has TLS.
+    pub http: bool,
+    /// ms.
+    pub reload_ms: u64,
+}
+
+/// TLS towards clients; empty paths: not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct TlsClient {
+    /// Certificate with its chain.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// Of clients' certificates.
+    pub ca: PathBuf,
+    /// Whether clients without a certificate are refused.
+    pub require_client_cert: bool,
+    /// `1.2` or `1.3`.
+    pub min_version: String,
+    /// Whether plain clients are let in too.
+    pub plain_too: bool,
+}
+
+/// TLS between nodes; empty paths: not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct TlsPeer {
+    /// Certificate with its chain.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// The peers' CA.
+    pub ca: PathBuf,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { client: TlsClient::default(), peer: TlsPeer::default(), http: false, reload_ms: 10_000 }
+    }
+}
+
+impl TlsClient {
+    /// Whether clients connect with TLS.
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
+}
+
+impl TlsPeer {
+    /// Whether nodes connect with TLS.
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
 }
 
 /// The first members.
@@ -245,6 +395,28 @@ pub struct Limits {
     pub connections: u64,
 }
 
+/// The ZooKeeper port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ZooKeeper {
+    /// Longest frame, bytes.
+    pub max_buffer_bytes: usize,
+    /// Connections of one address; 0: no limit.
+    pub max_client_cnxns: usize,
+    /// ms.
+    pub min_session_timeout_ms: u32,
+    /// ms.
+    pub max_session_timeout_ms: u32,
+    /// Four-letter words, with commas.
+    pub words: String,
+}
+
+/// Who is who.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Auth {
+    /// `user:hash` of the super user; empty: there is none.
+    pub super_digest: String,
+}
+
 /// Disk watermarks.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Disk {
@@ -270,12 +442,18 @@ pub struct Config {
     pub node: Node,
     /// Addresses.
     pub listen: Listen,
+    /// Certificates.
+    pub tls: Tls,
     /// First members.
     pub cluster: Cluster,
     /// Consensus.
     pub raft: Raft,
     /// Bounds.
     pub limits: Limits,
+    /// The ZooKeeper port.
+    pub zookeeper: ZooKeeper,
+    /// Who is who.
+    pub auth: Auth,
     /// Watermarks.
     pub disk: Disk,
     /// Logging.
@@ -287,9 +465,11 @@ pub struct Config {
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// The three layers above the defaults.
+/// The layers above the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
+    /// What a `zoo.cfg` asks for: key, value, and its place there.
+    pub zoo: Vec<(&'static str, String, String)>,
     /// A TOML file: its name and text.
     pub file: Option<(String, String)>,
     /// The environment; names that are not `QUORATE_SECTION__KEY` are passed over.
@@ -317,6 +497,10 @@ impl Layers {
             let value = from_text(key, key.default, "default")?;
             settings.insert(key.name, Setting { value, origin: "default".into() });
         }
+        for (name, text, origin) in &self.zoo {
+            let key = find(name, origin, str::to_owned)?;
+            settings.insert(key.name, Setting { value: from_text(key, text, origin)?, origin: origin.clone() });
+        }
         if let Some((name, text)) = &self.file {
             read_file(name, text, &mut settings)?;
         }
@@ -324,7 +508,7 @@ impl Layers {
             let Some((section, rest)) = name.strip_prefix("QUORATE_").and_then(|rest| rest.split_once("__")) else {
                 continue;
             };
-            let wanted = format!("{}.{}", section.to_lowercase(), rest.to_lowercase());
+            let wanted = format!("{section}.{}", rest.replace("__", ".")).to_lowercase();
             let key = find(&wanted, name, |key| format!("QUORATE_{}", key.to_uppercase().replace('.', "__")))?;
             let value = from_text(key, text, name)?;
             settings.insert(key.name, Setting { value, origin: name.clone() });
@@ -342,9 +526,13 @@ impl Layers {
     pub fn load(&self) -> Result<Config, ConfigError> {
         let mut table = Table::new();
         for (name, setting) in self.settings()? {
-            let (section, key) = name.split_once('.').expect("every key of the table has a section");
-            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            section.as_table_mut().expect("made as a table").insert(key.into(), setting.value);
+            let (sections, key) = name.rsplit_once('.').expect("every key of the table has a section");
+            let mut table = &mut table;
+            for section in sections.split('.') {
+                let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                table = inner.as_table_mut().expect("made as a table");
+            }
+            table.insert(key.into(), setting.value);
         }
         let config: Config = table.try_into().map_err(|error: toml::de::Error| ConfigError(error.message().into()))?;
         config.check()?;
@@ -371,13 +559,47 @@ impl Config {
                 2 * election_min_ms
             ));
         }
+        self.tls.check()?;
+        let known = |word: &str| word == "*" || words::WORDS.contains(&word);
+        if let Some(word) = self.zookeeper.words.split(',').map(str::trim).find(|word| !word.is_empty() && !known(word))
+        {
+            return fail(format!(
+                "zookeeper.words has {word:?}, which is no four-letter word here; there are {}",
+                words::WORDS.join(", ")
+            ));
+        }
+        let ZooKeeper { min_session_timeout_ms: min, max_session_timeout_ms: max, .. } = self.zookeeper;
+        if min > max {
+            return fail(format!(
+                "zookeeper.min_session_timeout_ms is {min}, above zookeeper.max_session_timeout_ms ({max}); raise the latter"
+            ));
+        }
+        let superuser = &self.auth.super_digest;
+        let hashed = |who: &str| who.split_once(':').is_some_and(|(user, hash)| !user.is_empty() && hash.len() == 28);
+        if !superuser.is_empty() && !hashed(superuser) {
+            return fail(
+                "auth.super_digest is not user:hash, where the hash is the base64 of a SHA-1; `quorate whoami --auth \
+                 digest:USER:PASSWORD` shows it"
+                    .into(),
+            );
+        }
         let listen = &self.listen;
-        let doors = [("listen.client", &listen.client), ("listen.peer", &listen.peer), ("listen.http", &listen.http)];
+        let mut doors =
+            vec![("listen.client", &listen.client), ("listen.peer", &listen.peer), ("listen.http", &listen.http)];
+        if !listen.zookeeper.is_empty() {
+            doors.push(("listen.zookeeper", &listen.zookeeper));
+        }
         for (at, (name, address)) in doors.iter().enumerate() {
-            if !listen.insecure && !is_loopback(address) {
+            if !listen.insecure && !is_loopback(address) && !self.encrypted(name) {
+                let section = match *name {
+                    "listen.peer" => "give it certificates in [tls.peer]",
+                    "listen.http" => "set tls.http with certificates in [tls.client]",
+                    _ if self.tls.client.is_on() => "leave tls.client.plain_too out",
+                    _ => "give it certificates in [tls.client]",
+                };
                 return fail(format!(
-                    "{name} is {address}, which others can reach, and there is no TLS yet; listen on 127.0.0.1, or add \
-                     --insecure if the network is trusted"
+                    "{name} is {address}, which others can reach in plain text; {section} (`quorate cert` makes them), \
+                     listen on 127.0.0.1, or add --insecure if the network is trusted"
                 ));
             }
             if let Some((other, _)) = doors[..at].iter().find(|(_, seen)| seen == address && !address.ends_with(":0")) {
@@ -395,6 +617,39 @@ impl Config {
                     "{name} is {address}, which nobody can dial; set {key} to a name or address of this host"
                 ));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Whether a listener (by the name of its key) takes encrypted connections alone.
+    pub fn encrypted(&self, listener: &str) -> bool {
+        match listener {
+            "listen.peer" => self.tls.peer.is_on(),
+            "listen.http" => self.tls.http && self.tls.client.is_on(),
+            _ => self.tls.client.is_on() && !self.tls.client.plain_too,
+        }
+    }
+}
+
+impl Tls {
+    fn check(&self) -> Result<(), ConfigError> {
+        let fail = |text: &str| Err(ConfigError(text.into()));
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        let TlsClient { cert, key, ca, require_client_cert, plain_too, .. } = &self.client;
+        if given(cert) != given(key) {
+            return fail("tls.client.cert and tls.client.key belong together; set both or none");
+        }
+        if !given(cert) && (given(ca) || *require_client_cert || *plain_too || self.http) {
+            return fail("TLS for clients needs a certificate; set tls.client.cert and tls.client.key");
+        }
+        if *require_client_cert && !given(ca) {
+            return fail("tls.client.require_client_cert needs the CA of the clients' certificates; set tls.client.ca");
+        }
+        let TlsPeer { cert, key, ca } = &self.peer;
+        if given(cert) != given(key) || given(cert) != given(ca) {
+            return fail("tls.peer.cert, tls.peer.key and tls.peer.ca belong together; set all of them or none");
         }
         Ok(())
     }
@@ -439,22 +694,32 @@ fn read_file(name: &str, text: &str, settings: &mut BTreeMap<&'static str, Setti
     })?;
     let values: Table =
         toml::from_str(text).map_err(|error| ConfigError(format!("{name}: not TOML: {}", error.message())))?;
-    for (section, inner) in table.get_ref() {
-        let place = format!("{name}:{}", line(section.span().start));
-        let Some(inner) = inner.get_ref().as_table() else {
-            return find(section.get_ref(), &place, str::to_owned)
-                .map(|_| ())
-                .map_err(|error| ConfigError(format!("{place}: {error}")));
-        };
-        for (key, _) in inner {
-            let origin = format!("{name}:{}", line(key.span().start));
-            let found = find(&format!("{}.{}", section.get_ref(), key.get_ref()), &origin, str::to_owned)?;
-            let value = values
-                .get(section.get_ref().as_ref())
-                .and_then(|inner| inner.get(key.get_ref().as_ref()))
-                .expect("both readings are of the same text");
-            settings.insert(found.name, Setting { value: checked(found, value.clone(), &origin)?, origin });
+    let values = Value::Table(values);
+    let place = |at: usize| format!("{name}:{}", line(at));
+    read_section("", table.get_ref(), &values, &place, settings)
+}
+
+/// A table of the file and those within it. `prefix`: its own name and a dot, or nothing.
+fn read_section(
+    prefix: &str,
+    table: &toml::de::DeTable<'_>,
+    values: &Value,
+    place: &impl Fn(usize) -> String,
+    settings: &mut BTreeMap<&'static str, Setting>,
+) -> Result<(), ConfigError> {
+    for (key, inner) in table {
+        let name = format!("{prefix}{}", key.get_ref());
+        let origin = place(key.span().start);
+        let value = values.get(key.get_ref().as_ref()).expect("both readings are of the same text");
+        if let Some(section) = inner.get_ref().as_table() {
+            read_section(&format!("{name}."), section, value, place, settings)?;
+            continue;
         }
+        let found = find(&name, &origin, str::to_owned).map_err(|error| match prefix {
+            "" => ConfigError(format!("{origin}: {error}")),
+            _ => error,
+        })?;
+        settings.insert(found.name, Setting { value: checked(found, value.clone(), &origin)?, origin });
     }
     Ok(())
 }

@@ -99,6 +99,51 @@ fn other_addresses_need_insecure() {
 }
 
 #[test]
+fn sections_may_lie_in_others() {
+    let mut layers = file("[tls]\nreload_ms = 500\n[tls.client]\ncert = \"c\"\nkey = \"k\"\n");
+    layers.environment = vec![("QUORATE_TLS__CLIENT__CA".into(), "ca".into())];
+    assert_eq!(layers.settings().expect("valid")["tls.client.key"].origin, "q.toml:5");
+    let tls = layers.load().expect("valid").tls;
+    let client = TlsClient {
+        cert: "c".into(),
+        key: "k".into(),
+        ca: "ca".into(),
+        min_version: "1.3".into(),
+        ..TlsClient::default()
+    };
+    assert_eq!((tls.reload_ms, tls.client, tls.peer), (500, client, TlsPeer::default()));
+    assert_eq!(
+        error(&file("[tls.client]\ncrt = \"c\"\n")),
+        "q.toml:2: unknown key tls.client.crt; did you mean tls.client.cert?"
+    );
+    assert!(error(&file("[tls.other]\nzzz = \"c\"\n")).starts_with("q.toml:2: unknown key tls.other.zzz"));
+    layers.environment = vec![("QUORATE_TLS__CLIENT__CRT".into(), "ca".into())];
+    assert_eq!(error(&layers), "unknown key QUORATE_TLS__CLIENT__CRT; did you mean QUORATE_TLS__CLIENT__CERT?");
+}
+
+#[test]
+fn certificates_make_other_addresses_safe() {
+    let client = [("tls.client.cert", "c"), ("tls.client.key", "k")];
+    let peer = [("tls.peer.cert", "c"), ("tls.peer.key", "k"), ("tls.peer.ca", "a")];
+    let open = [("listen.client", "10.0.0.1:1"), ("listen.peer", "10.0.0.1:2"), ("listen.http", "10.0.0.1:3")];
+    let all = [&client[..], &peer, &open, &[("tls.http", "true")]].concat();
+    let config = flags(&all).load().expect("all of them encrypted");
+    assert_eq!(NodeOptions::from(&config).warnings, Vec::<String>::new());
+    let without = |key: &str| all.iter().copied().filter(|(name, _)| !name.starts_with(key)).collect::<Vec<_>>();
+    assert!(error(&flags(&without("tls.peer"))).contains("give it certificates in [tls.peer]"));
+    assert!(error(&flags(&without("tls.http"))).contains("set tls.http"));
+    let both = [&all[..], &[("tls.client.plain_too", "true")]].concat();
+    assert!(error(&flags(&both)).contains("leave tls.client.plain_too out"));
+    assert!(flags(&[&both[..], &[("listen.insecure", "true")]].concat()).load().is_ok());
+
+    assert!(error(&flags(&without("tls.client"))).contains("set tls.client.cert and tls.client.key"));
+    assert!(error(&flags(&without("tls.client.key"))).contains("belong together"));
+    assert!(error(&flags(&without("tls.peer.ca"))).contains("belong together"));
+    let asked = [&all[..], &[("tls.client.require_client_cert", "true")]].concat();
+    assert!(error(&flags(&asked)).contains("set tls.client.ca"));
+}
+
+#[test]
 fn defaults_are_those_of_the_rooms() {
     let options = NodeOptions::from(&Layers::default().load().expect("defaults"));
     assert_eq!((options.timing, options.snapshots), (raft::Timing::default(), raft::SnapshotPolicy::default()));
@@ -112,5 +157,33 @@ fn contradictions_are_refused() {
     assert!(error(&flags(&[("raft.heartbeat_ms", "500")])).contains("raise it to 2000"));
     assert!(error(&flags(&[("raft.election_max_ms", "600")])).contains("votes would split"));
     assert!(error(&flags(&[("listen.peer", "127.0.0.1:2281")])).contains("give each its own port"));
+    assert!(error(&flags(&[("auth.super_digest", "super:secret")])).contains("whoami"));
+    let digest = "super:lK75jTNcA+U9vtVEw5vB51mj/w4=";
+    let superuser = NodeOptions::from(&flags(&[("auth.super_digest", digest)]).load().expect("a hash")).superuser;
+    assert_eq!(superuser.map(|who| who.to_string()).as_deref(), Some("digest:super:lK75jTNcA+U9vtVEw5vB51mj/w4="));
     assert!(flags(&[("listen.peer", "127.0.0.1:0"), ("listen.client", "127.0.0.1:0")]).load().is_ok());
+}
+
+/// Files of operators, as good as they are in the corpus and as bad as a slip of the hand can make them: loaded, or
+/// refused with one sentence that names the file.
+#[test]
+fn damaged_files_are_loaded_or_refused_with_a_sentence() {
+    let corpus = [
+        "[node]\ndata = \"/var/lib/quorate\"\nname = \"db1\"\n[listen]\nclient = \"127.0.0.1:2281\"\n",
+        "[raft]\nheartbeat_ms = 100\nelection_min_ms = 400\nelection_max_ms = 900\nlog_bytes = \"64MiB\"\n",
+        "limits = { outstanding_bytes = 67108864, connections = 20000 }\n[disk]\nlow_bytes = \"1GiB\"\n",
+        "[cluster]\njoin = [\"db1:2381\", \"db2:2381\", \"[::1]:2381\"]\n[log]\nformat = \"json\"\n",
+    ];
+    let random = quorate_seam::sim::SimRandom::new(13);
+    for good in corpus {
+        file(good).load().expect(good);
+        for _ in 0..1_500 {
+            let bytes = quorate_seam::sim::mutated(good.as_bytes(), &random);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if let Err(error) = file(&text).load() {
+                let sentence = error.to_string();
+                assert!(!sentence.is_empty() && sentence.len() < 1_000, "{text:?}: {sentence}");
+            }
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! HTTP for machines that look: health, metrics and a JSON read API.
 //!
 //! `/livez`: the process serves. `/readyz?verbose`: it belongs to a cluster that has a leader, and follows it. `/metrics`:
-//! Prometheus. `/v1/status`, `/v1/znode?path=`, `/v1/children?path=`: reads as anybody from that address may do them,
+//! Prometheus. `/commands/*`: what ZooKeeper's AdminServer answers, for its monitors. `/v1/status`, `/v1/znode?path=`,
+//! `/v1/children?path=`: reads as anybody from that address may do them,
 //! linearizable unless `local=true`. Only requests whose Host header names this node are answered, so that no web page can
 //! reach it by rebinding a name; there is no CORS. Ids and zxids are strings in JSON.
 //!
-//! Absent: writes, the console, TLS.
+//! Absent: writes, the console, certificates (`tls/`).
 
 use std::{
     io,
@@ -16,11 +17,12 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Query, Request, State},
+    extract::{ConnectInfo, Path, Query, Request, State, connect_info::Connected},
     http::{StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
     routing::get,
+    serve::IncomingStream,
 };
 use quorate_model::{Answer, Code, ListChildren, Read, Refusal};
 use quorate_tree::Subject;
@@ -29,11 +31,15 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    auth, cluster,
+    auth::Caller,
+    cluster,
     error::Trouble,
     json::{data, id, stat, status_value},
+    meters::Distribution,
     metrics::{self, Numbers},
     node::Shell,
+    protocol::zookeeper,
+    tls::{self, Handshakes, Secured, Speaks},
 };
 
 /// A read waits this long for its barrier.
@@ -53,8 +59,60 @@ pub async fn serve(listener: TcpListener, shell: Arc<Shell>, names: Vec<String>)
     let closing = shell.closing().clone();
     let mut names = names;
     names.push(listener.local_addr()?.ip().to_string());
-    let app = router(shell, names).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned()).await
+    let handshakes = shell.tls().http().map(|door| Handshakes::new(door, Speaks::Http1));
+    let app = router(shell, names).into_make_service_with_connect_info::<From>();
+    axum::serve(Sockets { listener, handshakes }, app).with_graceful_shutdown(closing.cancelled_owned()).await
+}
+
+/// The port, with TLS if there is a door.
+struct Sockets {
+    listener: TcpListener,
+    handshakes: Option<Handshakes<SocketAddr>>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+struct From(Caller);
+
+impl axum::serve::Listener for Sockets {
+    type Io = quorate_seam::Stream;
+    type Addr = From;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let ready = |Secured { stream, certificate }: Secured, address: SocketAddr| {
+            (stream, From(Caller { address: address.to_string(), certificate }))
+        };
+        loop {
+            let accepted = tokio::select! { biased;
+                Some((secured, address)) = tls::next(&mut self.handshakes) => return ready(secured, address),
+                accepted = self.listener.accept() => accepted,
+            };
+            match (accepted, &self.handshakes) {
+                (Ok((stream, address)), Some(handshakes)) => {
+                    handshakes.begin(Box::new(stream), address.to_string(), address);
+                }
+                (Ok((stream, address)), None) => {
+                    return ready(Secured { stream: Box::new(stream), certificate: None }, address);
+                }
+                (Err(error), _) => {
+                    // Out of file descriptors, mostly.
+                    tracing::warn!(%error, "an HTTP connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        let address = self.listener.local_addr()?.to_string();
+        Ok(From(Caller { address, certificate: None }))
+    }
+}
+
+impl Connected<IncomingStream<'_, Sockets>> for From {
+    fn connect_info(stream: IncomingStream<'_, Sockets>) -> Self {
+        stream.remote_addr().clone()
+    }
 }
 
 fn router(shell: Arc<Shell>, names: Vec<String>) -> Router {
@@ -63,6 +121,8 @@ fn router(shell: Arc<Shell>, names: Vec<String>) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
+        .route("/commands", get(commands))
+        .route("/commands/{name}", get(command))
         .route("/v1/status", get(status))
         .route("/v1/znode", get(znode))
         .route("/v1/children", get(children))
@@ -123,21 +183,45 @@ async fn readyz(State(door): State<Door>, Query(asked): Query<Verbose>) -> Respo
     (code, text).into_response()
 }
 
-async fn metrics_text(State(door): State<Door>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics::encode(numbers(&door.shell))).into_response()
+/// What ZooKeeper's AdminServer shows there.
+async fn commands() -> Html<String> {
+    let link = |name: &&str| format!("<a href=\"/commands/{name}\">{name}</a><br>\n");
+    Html(zookeeper::commands::COMMANDS.iter().map(link).collect())
 }
 
-fn numbers(shell: &Shell) -> Option<Numbers> {
+async fn command(State(door): State<Door>, Path(name): Path<String>) -> Response {
+    let Some(active) = door.shell.active() else {
+        let error = "this node belongs to no cluster yet";
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"command": name, "error": error}))).into_response();
+    };
+    match zookeeper::commands::answer(&active.zookeeper, &name).await {
+        Some(answer) => Json(answer).into_response(),
+        None => {
+            let error = format!("Unknown command: {name}; /commands lists those that are known");
+            (StatusCode::NOT_FOUND, Json(json!({"command": name, "error": error}))).into_response()
+        }
+    }
+}
+
+async fn metrics_text(State(door): State<Door>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics::encode(numbers(&door.shell).await, door.shell.meters().clone()))
+        .into_response()
+}
+
+async fn numbers(shell: &Shell) -> Option<Numbers> {
     let active = shell.active()?;
     let (raft, leadership) = (active.handle.metrics(), *active.handle.leadership().borrow());
     let membership = active.handle.membership();
-    let view = active.reader.view();
+    let view = active.reader.view(Instant::now() + READ_DEADLINE).await.ok()?;
     let state = view.state_stats();
     let own = active.identity.node;
     let others = membership.members.iter().filter(|seen| seen.id != own);
     let lag = others.filter_map(|seen| Some((seen.id.0, raft.last_log.saturating_sub(seen.matched?)))).collect();
     let seconds = |us: u64| us as f64 / 1e6;
+    let connections = active.registry.connections();
+    let neighbours = active.neighbours.lock().clone();
+    let snapshots: u64 = active.handle.snapshots().iter().map(|kept| kept.length()).sum();
     Some(Numbers {
         has_leader: leadership.leader.is_some(),
         is_leader: leadership.leader == Some(own),
@@ -149,7 +233,7 @@ fn numbers(shell: &Shell) -> Option<Numbers> {
         log_bytes: raft.log_bytes,
         lag,
         syncs: raft.log.syncs,
-        sync_seconds: seconds(raft.log.total_sync_us),
+        sync_us: Distribution { buckets: raft.log.sync_us_below, sum: raft.log.total_sync_us },
         sync_max_seconds: seconds(raft.log.max_sync_us),
         written_bytes: raft.log.bytes,
         zxid: view.zxid().0,
@@ -157,9 +241,16 @@ fn numbers(shell: &Shell) -> Option<Numbers> {
         data_bytes: state.data_bytes,
         sessions: state.sessions as u64,
         ephemerals: state.ephemerals as u64,
-        connections: active.registry.count() as u64,
+        connections: connections.len() as u64,
+        fault_margin: neighbours.fault_margin,
+        peers: neighbours.answered.iter().map(|(node, took)| (node.0, took.as_secs_f64())).collect(),
+        stored_bytes: raft.log.segments * shell.options().log_segment_bytes + snapshots,
+        inflight: connections.iter().map(|connection| connection.inflight()).sum(),
+        slow_readers: connections.iter().filter(|c| c.behind.load(Ordering::Relaxed)).count() as u64,
+        attached: active.registry.attached().len() as u64,
         watches: active.watches.lock().count() as u64,
         disk_low: active.disk_low.load(Ordering::Relaxed),
+        certificates: shell.tls().expiries(),
         disk_free_bytes: shell.seams().disk.free_bytes(&shell.options().data).ok(),
     })
 }
@@ -179,13 +270,9 @@ struct Asked {
     limit: Option<u32>,
 }
 
-async fn znode(
-    State(door): State<Door>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Query(asked): Query<Asked>,
-) -> Response {
+async fn znode(State(door): State<Door>, ConnectInfo(from): ConnectInfo<From>, Query(asked): Query<Asked>) -> Response {
     let path = asked.path.clone().unwrap_or_else(|| "/".into());
-    match read(&door, peer, &asked, Read::Get(path.clone())).await {
+    match read(&door, from, &asked, Read::Get(path.clone())).await {
         Ok((Answer::Node { data: found, stat: about }, zxid)) => {
             let (value, encoding) = data(found.as_deref());
             let body =
@@ -198,7 +285,7 @@ async fn znode(
 
 async fn children(
     State(door): State<Door>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(from): ConnectInfo<From>,
     Query(asked): Query<Asked>,
 ) -> Response {
     let path = asked.path.clone().unwrap_or_else(|| "/".into());
@@ -208,7 +295,7 @@ async fn children(
         limit: asked.limit.unwrap_or(0),
         ..ListChildren::default()
     };
-    match read(&door, peer, &asked, Read::Children(list)).await {
+    match read(&door, from, &asked, Read::Children(list)).await {
         Ok((Answer::Children { entries, stat: about, more }, zxid)) => {
             let names: Vec<Value> = entries.into_iter().map(|entry| Value::String(entry.name)).collect();
             let body = json!({"path": path, "children": names, "more": more, "stat": stat(&about), "zxid": id(zxid)});
@@ -218,14 +305,14 @@ async fn children(
     }
 }
 
-/// Reads as anybody who comes from that address.
-async fn read(door: &Door, peer: SocketAddr, asked: &Asked, read: Read) -> Result<(Answer, u64), Trouble> {
+/// Reads as anybody who comes from that address, or has that certificate.
+async fn read(door: &Door, From(caller): From, asked: &Asked, read: Read) -> Result<(Answer, u64), Trouble> {
     let active = door.shell.require_active()?;
     if !asked.local.unwrap_or(false) {
         active.reader.barrier(Instant::now() + READ_DEADLINE).await?;
     }
-    let subject = Subject { session: None, identities: [auth::of_address(&peer.to_string())].into() };
-    let view = active.reader.view();
+    let subject = Subject { session: None, identities: caller.identities()?.into() };
+    let view = active.reader.view(Instant::now() + READ_DEADLINE).await?;
     let path = asked.path.as_deref().unwrap_or("/");
     let answer = view.query(&subject, &read);
     answer

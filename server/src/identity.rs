@@ -20,6 +20,7 @@ use crate::raft::Member;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("identity");
 const KEY: &str = "self";
+const SPLIT_KEY: &str = "digest-split";
 const FORMAT: u8 = 1;
 
 /// The database is a few pages; a large cache would only cost memory.
@@ -151,11 +152,44 @@ impl IdentityStore {
     pub fn save(&self, identity: &Identity) -> io::Result<()> {
         let mut bytes = vec![FORMAT];
         bytes.extend(postcard::to_stdvec(identity).expect("writing into memory cannot fail"));
+        self.write(KEY, Some(&bytes))
+    }
+
+    /// The zxid that was noted last by [`IdentityStore::note_split`].
+    ///
+    /// Errors: the disk's.
+    pub fn split(&self) -> io::Result<Option<u64>> {
+        let read = self.database.begin_read().map_err(other)?;
+        let table = match read.open_table(TABLE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(other(error)),
+        };
+        let found = table.get(SPLIT_KEY).map_err(other)?;
+        // Whatever stands there, something does: a number that does not decode still says that the states differed.
+        Ok(found.map(|bytes| bytes.value().try_into().map_or(u64::MAX, u64::from_le_bytes)))
+    }
+
+    /// Keeps the zxid at which the nodes' states differed without a majority, or forgets it; on return it is on disk.
+    ///
+    /// Errors: the disk's.
+    pub fn note_split(&self, zxid: Option<u64>) -> io::Result<()> {
+        self.write(SPLIT_KEY, zxid.map(u64::to_le_bytes).as_ref().map(|bytes| &bytes[..]))
+    }
+
+    fn write(&self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
         let mut write = self.database.begin_write().map_err(other)?;
         // One-phase commit can fall back to the previous commit after an unclean stop without saying so (rules.md 2).
         write.set_two_phase_commit(true);
         write.set_durability(Durability::Immediate).map_err(other)?;
-        write.open_table(TABLE).map_err(other)?.insert(KEY, &bytes[..]).map_err(other)?;
+        {
+            let mut table = write.open_table(TABLE).map_err(other)?;
+            match value {
+                Some(value) => table.insert(key, value).map(drop),
+                None => table.remove(key).map(drop),
+            }
+            .map_err(other)?;
+        }
         write.commit().map_err(other)
     }
 }
@@ -185,6 +219,14 @@ mod tests {
         store.save(&identity).expect("writes");
         drop(store);
         let store = IdentityStore::open(&SystemDisk, dir.path()).expect("opens again");
+        assert_eq!(store.load().expect("reads"), Some(identity.clone()));
+        assert_eq!(store.split().expect("reads"), None);
+        store.note_split(Some(77)).expect("writes");
+        drop(store);
+        let store = IdentityStore::open(&SystemDisk, dir.path()).expect("opens again");
+        assert_eq!(store.split().expect("reads"), Some(77));
+        store.note_split(None).expect("writes");
+        assert_eq!(store.split().expect("reads"), None);
         assert_eq!(store.load().expect("reads"), Some(identity));
     }
 }

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod json;
 pub mod leader;
 pub mod listener;
+pub mod meters;
 pub mod metrics;
 pub mod node;
 pub mod offline;
@@ -27,3 +28,5 @@ pub mod read;
 pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tls;
+pub mod zoo_cfg;

@@ -14,9 +14,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use quorate_model::{Code, NodeId};
-use quorate_seam::{Clock, Disk, LaneKind, LockGuard, Net, Random};
+use quorate_seam::{Clock, Disk, LaneKind, LockGuard, Net, Random, Stream};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -26,16 +27,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster::{self, digests::Points, members::Admission, wire::Info},
-    config::{Config, is_loopback},
+    config::{self, Config, is_loopback},
     error::Trouble,
     identity::{Identity, IdentityStore, set_aside},
     leader, listener,
+    meters::Meters,
     peer::{self, Relay},
     propose::{self, Proposer, Route, Stamper, Ticks},
-    protocol::native::{Doors, Native},
+    protocol::{
+        Doors,
+        native::Native,
+        zookeeper::{self, Door},
+    },
     raft::{self, Member, PeerService, Peers},
     read::{Contact, Reader},
     session::{deliver::Delivery, expiry::Expiry, reads::Reads, registry::Registry, watches::Watches},
+    tls::{self, Tls},
 };
 
 /// Handing leadership over takes a round trip and an election without waiting; longer means that nobody is left to take it.
@@ -69,6 +76,12 @@ pub struct NodeOptions {
     pub listen_client: String,
     /// `host:port` to listen on for peers.
     pub listen_peer: String,
+    /// `host:port` to listen on for ZooKeeper's clients; empty: their protocol is not spoken.
+    pub listen_zookeeper: String,
+    /// What is agreed to there.
+    pub zookeeper: zookeeper::Settings,
+    /// The digest identity that no ACL binds; `None`: there is none.
+    pub superuser: Option<quorate_model::Identity>,
     /// What to tell others instead of the bound addresses; empty fields are filled with those.
     pub advertise: Member,
     /// Peer addresses of all founding nodes, this one included; the same list on each.
@@ -81,6 +94,10 @@ pub struct NodeOptions {
     pub log_segment_bytes: u64,
     /// Bytes of unanswered writes on this node before `Overloaded`.
     pub outstanding_bytes: usize,
+    /// Client connections beyond which further ones are refused.
+    pub connections_max: usize,
+    /// Certificates, as files; none: all connections are plain.
+    pub tls: config::Tls,
     /// Shown in `cluster status`: listeners without TLS beyond loopback, and the like.
     pub warnings: Vec<String>,
     /// The one-time token with which an empty node joins a living cluster by itself (rules.md 6).
@@ -92,18 +109,24 @@ pub struct NodeOptions {
 }
 
 impl NodeOptions {
-    /// A node on loopback, on ports that the system chooses, without a disk reserve, with every other default.
+    /// A node on loopback, on ports that the system chooses, without a disk reserve and without the ZooKeeper port, with
+    /// every other default.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
             listen_client: "127.0.0.1:0".into(),
             listen_peer: "127.0.0.1:0".into(),
+            listen_zookeeper: String::new(),
+            zookeeper: zookeeper::Settings::default(),
+            superuser: None,
             advertise: Member::default(),
             join: Vec::new(),
             timing: raft::Timing::default(),
             snapshots: raft::SnapshotPolicy::default(),
             log_segment_bytes: raft::LOG_SEGMENT_BYTES,
             outstanding_bytes: 64 << 20,
+            connections_max: 20_000,
+            tls: config::Tls::default(),
             warnings: Vec::new(),
             join_token: None,
             disk_low_bytes: 256 << 20,
@@ -115,10 +138,16 @@ impl NodeOptions {
 /// What an operator has set.
 impl From<&Config> for NodeOptions {
     fn from(config: &Config) -> Self {
-        let Config { node, listen, cluster, raft: consensus, limits, disk, .. } = config;
+        let Config { node, listen, cluster, raft: consensus, limits, disk, zookeeper: old, auth, .. } = config;
         let mut warnings = Vec::new();
-        for (name, address) in [("client", &listen.client), ("peer", &listen.peer), ("http", &listen.http)] {
-            if !is_loopback(address) {
+        let doors = [
+            ("client", &listen.client),
+            ("peer", &listen.peer),
+            ("zookeeper", &listen.zookeeper),
+            ("http", &listen.http),
+        ];
+        for (name, address) in doors {
+            if !address.is_empty() && !is_loopback(address) && !config.encrypted(&format!("listen.{name}")) {
                 warnings.push(format!("insecure: {name} connections on {address} are not encrypted"));
             }
         }
@@ -126,6 +155,16 @@ impl From<&Config> for NodeOptions {
             data: node.data.clone(),
             listen_client: listen.client.clone(),
             listen_peer: listen.peer.clone(),
+            listen_zookeeper: listen.zookeeper.clone(),
+            zookeeper: zookeeper::Settings {
+                max_buffer_bytes: old.max_buffer_bytes,
+                max_client_cnxns: old.max_client_cnxns,
+                min_session_timeout_ms: old.min_session_timeout_ms,
+                max_session_timeout_ms: old.max_session_timeout_ms,
+                words: old.words.split(',').map(|word| word.trim().to_owned()).collect(),
+            },
+            superuser: (!auth.super_digest.is_empty())
+                .then(|| quorate_model::Identity::new("digest", &auth.super_digest)),
             advertise: raft::Member {
                 peer: listen.advertise_peer.clone(),
                 client: listen.advertise_client.clone(),
@@ -145,7 +184,9 @@ impl From<&Config> for NodeOptions {
                 ..raft::SnapshotPolicy::default()
             },
             log_segment_bytes: raft::LOG_SEGMENT_BYTES,
+            tls: config.tls.clone(),
             outstanding_bytes: usize::try_from(limits.outstanding_bytes).unwrap_or(usize::MAX),
+            connections_max: usize::try_from(limits.connections).unwrap_or(usize::MAX),
             warnings,
             join_token: None,
             disk_low_bytes: disk.low_bytes,
@@ -171,12 +212,16 @@ pub struct Shell {
     seams: Seams,
     store: IdentityStore,
     address: Member,
+    zookeeper: Option<String>,
+    tls: Tls,
     peers: Peers,
     service: PeerService,
     active: ArcSwapOption<Active>,
+    meters: Arc<Meters>,
     tasks: Mutex<JoinSet<()>>,
     closing: CancellationToken,
     fatal: watch::Sender<Option<String>>,
+    removed: watch::Sender<Option<String>>,
     notice: Mutex<Option<String>>,
     becoming: tokio::sync::Mutex<()>,
     _lock: LockGuard,
@@ -192,6 +237,8 @@ pub struct Active {
     pub peers: Peers,
     /// The native session service.
     pub native: Native,
+    /// ZooKeeper's protocol.
+    pub zookeeper: Arc<Door>,
     /// Connections and sessions.
     pub registry: Arc<Registry>,
     /// Watches.
@@ -208,11 +255,22 @@ pub struct Active {
     pub points: Arc<Points>,
     /// Whether this node's disk is low (rules.md 4).
     pub disk_low: AtomicBool,
+    /// What the other members said last.
+    pub neighbours: Mutex<Neighbours>,
     /// Changes of membership that this node leads, and tokens that it gave.
     pub admission: Admission,
     /// Ends with these rooms, which may be before the node does.
     closing: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// The other members as this node saw them a second ago.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    /// How long each took to answer; those that answered.
+    pub answered: Vec<(NodeId, Duration)>,
+    /// How many voters, this node included, may still be lost before writes stop; negative: they have stopped.
+    pub fault_margin: i64,
 }
 
 impl fmt::Debug for Shell {
@@ -255,6 +313,7 @@ impl Node {
                 }
             }
         }
+        let tls = Tls::load(&options.tls).map_err(|error| StartError::Unusable(error.to_string()))?;
         let lock = seams.disk.lock(&dir.join("lock")).map_err(unusable(format!(
             "data directory {} cannot be locked; is another node running on it?",
             dir.display()
@@ -270,6 +329,12 @@ impl Node {
             .listen(&options.listen_peer)
             .await
             .map_err(unusable(format!("peer address {} cannot be bound; is the port taken?", options.listen_peer)))?;
+        let old = match options.listen_zookeeper.as_str() {
+            "" => None,
+            address => Some(seams.net.listen(address).await.map_err(unusable(format!(
+                "ZooKeeper address {address} cannot be bound; is the port taken? (listen.zookeeper = \"\" does without)"
+            )))?),
+        };
         let address = Member {
             peer: or_bound(&options.advertise.peer, peers.local_addr()),
             client: or_bound(&options.advertise.client, clients.local_addr()),
@@ -282,17 +347,24 @@ impl Node {
             cluster: identity.cluster,
             id: identity.node,
         });
+        if let Some(identity) = identity.as_ref().filter(|identity| identity.lost.is_none()) {
+            certified(&tls, identity.node).map_err(StartError::Unusable)?;
+        }
         let shell = Arc::new_cyclic(|shell: &std::sync::Weak<Shell>| Shell {
-            service: PeerService::new(Arc::new(cluster::service::PeerDoor::new(shell.clone()))),
-            peers: Peers::new(link, seams.net.clone()),
+            service: PeerService::new(Arc::new(cluster::service::PeerDoor::new(shell.clone())), tls.peer()),
+            peers: Peers::new(link, seams.net.clone(), tls.peer()),
+            tls,
             options,
             seams,
             store,
             address,
+            zookeeper: old.as_ref().map(|listener| listener.local_addr()),
             active: ArcSwapOption::empty(),
+            meters: Arc::default(),
             tasks: Mutex::new(JoinSet::new()),
             closing: CancellationToken::new(),
             fatal: watch::Sender::new(None),
+            removed: watch::Sender::new(None),
             notice: Mutex::default(),
             becoming: tokio::sync::Mutex::default(),
             _lock: lock,
@@ -308,8 +380,21 @@ impl Node {
                 shell.fail(format!("the peer listener ended: {error}"));
             }
         });
-        shell.spawn(cluster::service::serve_clients(shell.clone(), listener::incoming(clients)));
+        let incoming = listener::incoming(clients, shell.tls.client(), shell.meters.clone());
+        shell.spawn(cluster::service::serve_clients(shell.clone(), incoming));
+        if let Some(listener) = old {
+            let (limit, shell_of) = (shell.options.zookeeper.max_client_cnxns, Arc::downgrade(&shell));
+            let door = move || Some(shell_of.upgrade()?.active()?.zookeeper.clone());
+            let accepted =
+                listener::connections(listener, shell.tls.client(), tls::Speaks::ZooKeeper, shell.meters.clone());
+            let accepted = accepted.map(|accepted| accepted.map(|one| (one.caller.clone(), Box::new(one) as Stream)));
+            shell.spawn(zookeeper::serve(accepted, limit, door));
+        }
         shell.spawn(cluster::joining::run(Arc::downgrade(&shell)));
+        if shell.tls.is_on() {
+            let watched = shell.clone();
+            shell.spawn(async move { watched.tls.watch().await });
+        }
         Ok(Self { shell })
     }
 
@@ -320,15 +405,12 @@ impl Node {
 
     /// Resolves with a sentence when the node must not go on: the process then exits with a failure.
     pub async fn failed(&self) -> String {
-        let mut fatal = self.shell.fatal.subscribe();
-        loop {
-            if let Some(sentence) = fatal.borrow_and_update().clone() {
-                return sentence;
-            }
-            if fatal.changed().await.is_err() {
-                return "the node ended".into();
-            }
-        }
+        told(self.shell.fatal.subscribe()).await
+    }
+
+    /// Resolves with a sentence when the cluster has let this node go: it has nothing left to do and may be drained.
+    pub async fn removed(&self) -> String {
+        told(self.shell.removed.subscribe()).await
     }
 
     /// Ends the node well: no new sessions, leadership handed over, clients told to go elsewhere, log flushed.
@@ -339,7 +421,13 @@ impl Node {
             let leads = leadership.borrow().leader == Some(active.identity.node);
             if leads && let Some(heir) = cluster::members::heir(&active) {
                 let limit = deadline.min(Instant::now() + HAND_OVER_MAX);
-                let _ = timeout_at(limit, active.handle.transfer_leader(heir)).await;
+                let _ = timeout_at(limit, async {
+                    tokio::select! {
+                        _ = active.handle.transfer_leader(heir) => {}
+                        () = cluster::members::gone(&active, heir) => {}
+                    }
+                })
+                .await;
             }
             self.shell.closing.cancel();
             // Each connection is told and closes itself; wait for them, but not for ever.
@@ -369,6 +457,30 @@ impl Drop for Node {
     }
 }
 
+async fn told(mut sentence: watch::Receiver<Option<String>>) -> String {
+    loop {
+        if let Some(sentence) = sentence.borrow_and_update().clone() {
+            return sentence;
+        }
+        if sentence.changed().await.is_err() {
+            return "the node ended".into();
+        }
+    }
+}
+
+/// Whether the other nodes will take this one for that member, or why not.
+fn certified(tls: &Tls, node: NodeId) -> Result<(), String> {
+    let Some(certificate) = tls.peer().map(|door| door.certificate()) else { return Ok(()) };
+    if certificate.speaks_for(node) {
+        return Ok(());
+    }
+    Err(format!(
+        "tls.peer.cert is for {}, and this is node {node}: make one with `quorate cert node --id {}`",
+        tls::members(&certificate),
+        node.0 % tls::MEMBERS_MAX
+    ))
+}
+
 fn or_bound(advertised: &str, bound: String) -> String {
     if advertised.is_empty() { bound } else { advertised.to_owned() }
 }
@@ -389,6 +501,16 @@ impl Shell {
         self.address.clone()
     }
 
+    /// Where ZooKeeper's clients reach it, if they do.
+    pub fn zookeeper_address(&self) -> Option<&str> {
+        self.zookeeper.as_deref()
+    }
+
+    /// Certificates.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
     /// Calls to nodes by address, before there are members.
     pub fn peers(&self) -> &Peers {
         &self.peers
@@ -404,6 +526,11 @@ impl Shell {
     /// Errors: `NotInitialized`.
     pub fn require_active(&self) -> Result<Arc<Active>, Trouble> {
         self.active().ok_or_else(|| Trouble::from(Code::NotInitialized))
+    }
+
+    /// What the node counts and times, over all its lives in this process.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.meters
     }
 
     /// Fires when the node drains.
@@ -427,8 +554,9 @@ impl Shell {
 
     /// Writes an identity and becomes active with it.
     ///
-    /// Errors: the disk's; then nothing was promised.
+    /// Errors: the disk's; `BadArguments` where its certificate is for another member. Then nothing was promised.
     pub async fn promise(self: &Arc<Self>, identity: Identity) -> Result<(), Trouble> {
+        certified(&self.tls, identity.node).map_err(|why| Trouble::new(Code::BadArguments, why))?;
         self.store.save(&identity).map_err(|error| {
             Trouble::new(Code::DataInconsistency, format!("the promise could not be stored: {error}"))
         })?;
@@ -499,9 +627,38 @@ impl Shell {
         Ok(())
     }
 
+    /// The zxid at which the nodes' states were found to differ without a majority, until they agree again; it survives
+    /// restarts (rules.md 26).
+    ///
+    /// Errors: the disk's.
+    pub fn split(&self) -> io::Result<Option<u64>> {
+        self.store.split()
+    }
+
+    /// Keeps that, or forgets it.
+    ///
+    /// Errors: the disk's.
+    pub fn note_split(&self, zxid: Option<u64>) -> io::Result<()> {
+        self.store.note_split(zxid)
+    }
+
+    /// The cluster goes on without this node.
+    pub fn leave(&self, sentence: String) {
+        self.removed.send_replace(Some(sentence));
+    }
+
     /// Takes the rooms down and gives the identity up: this node's state is not that of the others (rules.md 26). It waits
     /// to be taken in anew; after a second time it stops.
     pub async fn give_up(&self, why: String) {
+        self.withdraw(why, 1).await;
+    }
+
+    /// Takes the rooms down and gives the identity up: the cluster that this node was told to join does not know it.
+    pub async fn unjoin(&self, why: String) {
+        self.withdraw(why, 0).await;
+    }
+
+    async fn withdraw(&self, why: String, mismatch: u8) {
         let _becoming = self.becoming.lock().await;
         let Some(active) = self.active.swap(None) else { return };
         active.closing.cancel();
@@ -511,11 +668,11 @@ impl Shell {
         }
         active.tasks.lock().abort_all();
         active.handle.shutdown().await;
-        let mismatches = active.identity.mismatches.saturating_add(1);
+        let mismatches = active.identity.mismatches.saturating_add(mismatch);
         let lost = Identity { lost: Some(why.clone()), mismatches, ..active.identity.clone() };
         if let Err(error) = self.lose(lost) {
             self.fail(error.to_string());
-        } else if mismatches > 1 {
+        } else if mismatch > 0 && mismatches > 1 {
             self.fail(format!(
                 "{why}; it was taken in anew before for the same reason: check this machine's memory and disk"
             ));
@@ -545,9 +702,9 @@ impl Shell {
     pub async fn info(&self) -> Info {
         let identity = self.identity().ok().flatten();
         let active = self.active();
-        let alive = active.as_ref().is_some_and(|active| {
-            active.handle.leadership().borrow().leader.is_some() || active.handle.view().zxid().0 > 0
-        });
+        let alive = active
+            .as_ref()
+            .is_some_and(|active| active.handle.leadership().borrow().leader.is_some() || active.handle.zxid().0 > 0);
         let known: Vec<_> = active.as_ref().map_or_else(Vec::new, |active| {
             active.handle.membership().members.into_iter().map(|seen| (seen.id, seen.member)).collect()
         });
@@ -601,11 +758,19 @@ impl Shell {
         // Stop 5: where admitted commands go.
         let (route_changes, routes) = watch::channel(Route::default());
         let (proposer, queue) = Proposer::new(routes.clone(), self.options.outstanding_bytes);
+        let split = self.store.split();
+        if split.map_err(|error| StartError::Unusable(format!("the identity cannot be read: {error}")))?.is_some() {
+            proposer.hold(Some(Code::DigestSplit));
+        }
         let ticks = Arc::new(Ticks::new(clock.clone()));
         let stamper = Arc::new(Stamper::new(clock.clone(), ticks.clone(), &*self.seams.random));
         // Stops 4 and 9: who is here, and who is told.
-        let (registry, gaps) = Registry::new(node, proposer.clone(), self.seams.random.next_u64() >> 16);
-        let watches = Arc::new(Mutex::new(Watches::default()));
+        let first = self.seams.random.next_u64() >> 16;
+        let meters = &self.meters;
+        let superuser = self.options.superuser.clone();
+        let (registry, gaps) =
+            Registry::new(node, proposer.clone(), superuser, first, self.options.connections_max, meters.clone());
+        let watches = Arc::new(Mutex::new(Watches::new(meters.clone())));
         let expiry = Arc::new(Expiry::new(clock.clone()));
         let points = Arc::new(Points::default());
         let delivery = Delivery::new(registry.clone(), watches.clone(), expiry.clone(), ticks, points.clone());
@@ -624,6 +789,7 @@ impl Shell {
             timing: self.options.timing,
             snapshots: self.options.snapshots,
             service: self.service.clone(),
+            meters: meters.clone(),
             log_expected: true,
         })
         .await
@@ -644,14 +810,25 @@ impl Shell {
         let lease = Duration::from_millis(self.options.timing.election_max_ms);
         let relay = Arc::new(Relay::new(node, handle.clone(), expiry.clone(), registry.clone(), contact, lease));
         // Stops 3 and 11.
-        let native = Native::new(Doors {
+        let doors = Doors {
             registry: registry.clone(),
             reads: reads.clone(),
             watches: watches.clone(),
             expiry: expiry.clone(),
             handle: handle.clone(),
+            random: self.seams.random.clone(),
             closing: closing.clone(),
-        });
+        };
+        let native = Native::new(doors.clone());
+        let zookeeper = Arc::new(Door::new(
+            doors,
+            self.options.zookeeper.clone(),
+            zookeeper::About {
+                address: self.zookeeper.clone().unwrap_or_default(),
+                data: self.options.data.display().to_string(),
+            },
+        ));
+        tasks.spawn(zookeeper.clone().close_when_draining());
         tasks.spawn(propose::run(node, handle.clone(), stamper.clone(), routes, queue));
         tasks.spawn(peer::run_link(node, handle.clone(), peers.clone(), route_changes, relay.clone()));
         tasks.spawn(relay.clone().run(proposer));
@@ -673,6 +850,7 @@ impl Shell {
             handle,
             peers,
             native,
+            zookeeper,
             registry,
             watches,
             stamper,
@@ -681,6 +859,7 @@ impl Shell {
             alarms: Mutex::default(),
             points,
             disk_low: AtomicBool::new(false),
+            neighbours: Mutex::default(),
             admission: Admission::default(),
             closing,
             tasks: Mutex::new(tasks),

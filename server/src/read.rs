@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use quorate_model::{Code, NodeId};
+use quorate_model::{Code, NodeId, Zxid};
 use quorate_seam::Clock;
 use tokio::{
     sync::watch,
@@ -80,6 +80,7 @@ impl Reader {
             return Ok(());
         }
         let mut routes = self.proposer.routes();
+        self.handle.want_view();
         loop {
             let round = (Instant::now() + ROUND_MAX).min(deadline);
             let (leader, link) = {
@@ -124,13 +125,43 @@ impl Reader {
         }
     }
 
-    /// The applied index and its changes.
-    pub fn progress(&self) -> watch::Receiver<u64> {
-        self.handle.applied()
+    /// The zxid of the newest view, and its changes.
+    pub fn viewed(&self) -> watch::Receiver<Zxid> {
+        self.handle.viewed()
     }
 
-    /// The state to read from.
-    pub fn view(&self) -> Arc<quorate_tree::View> {
-        arc_swap::Guard::into_inner(self.handle.view())
+    /// Says that a reader waits for what is applied next.
+    pub fn want_view(&self) {
+        self.handle.want_view();
+    }
+
+    /// The zxid of what was applied here last.
+    pub fn zxid(&self) -> Zxid {
+        self.handle.zxid()
+    }
+
+    /// The state at `zxid` or later, if there is a view of it; else [`Reader::viewed`] will tell of one.
+    pub fn view_at(&self, zxid: Zxid) -> Option<arc_swap::Guard<Arc<quorate_tree::View>>> {
+        self.handle.view(zxid)
+    }
+
+    /// The state to read from: at least everything that was applied when this was called.
+    ///
+    /// Errors: `Behind` at the deadline; `Closing` where this node stops.
+    pub async fn view(&self, deadline: Instant) -> Result<Arc<quorate_tree::View>, Trouble> {
+        let (mut viewed, now) = (self.handle.viewed(), self.handle.zxid());
+        loop {
+            viewed.mark_unchanged();
+            if let Some(view) = self.handle.view(now) {
+                return Ok(arc_swap::Guard::into_inner(view));
+            }
+            match timeout_at(deadline, viewed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Trouble::from(Code::Closing)),
+                Err(_) => {
+                    return Err(Trouble::new(Code::Behind, "this node is too busy to read from; try another node"));
+                }
+            }
+        }
     }
 }

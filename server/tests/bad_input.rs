@@ -213,3 +213,164 @@ async fn dormant_node_says_what_to_do() {
     assert!(goodbye.message.contains("cluster init"), "{}", goodbye.message);
     node.stop().await;
 }
+
+/// What an operator writes into the configuration reaches the node.
+fn configured(options: &mut quorate_server::node::NodeOptions) {
+    let flag = |key: &str, value: &str| (key.to_owned(), value.to_owned(), "--set".to_owned());
+    let layers = quorate_server::config::Layers {
+        flags: vec![flag("limits.connections", "10"), flag("limits.outstanding_bytes", "4MiB")],
+        ..Default::default()
+    };
+    let read = quorate_server::node::NodeOptions::from(&layers.load().expect("a good configuration"));
+    options.connections_max = read.connections_max;
+    options.outstanding_bytes = read.outstanding_bytes;
+}
+
+#[tokio::test]
+async fn limits_connections_refuses_those_beyond_it_and_takes_the_next_when_one_has_gone() {
+    let cluster = LocalCluster::start_with(1, configured).await.expect("starts");
+    let at = address(&cluster);
+    let first = || frame(hello(v1::hello::Kind::Sessionless(true)));
+    let mut all = Vec::new();
+    for _ in 0..10 {
+        let mut raw = Raw::open(&at, first()).await;
+        assert!(raw.next().await.and_then(|frame| frame.welcome).is_some());
+        all.push(raw);
+    }
+    let goodbye = Raw::open(&at, first()).await.next().await.and_then(|frame| frame.goodbye).expect("is refused");
+    assert_eq!(Code::from_number(goodbye.code), Some(Code::Overloaded));
+    assert!(goodbye.message.contains("limit 10 (limits.connections)"), "{}", goodbye.message);
+    let meters = cluster.node(0).expect("runs").shell().meters().clone();
+    assert!(meters.refused_connections().any(|(code, count)| code == Code::Overloaded && count == 1));
+    drop(all.pop());
+    let again = async {
+        loop {
+            let mut raw = Raw::open(&at, first()).await;
+            if raw.next().await.is_some_and(|frame| frame.welcome.is_some()) {
+                return raw;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_outstanding_bytes_refuses_what_does_not_fit_and_loses_nothing_else() {
+    let cluster = LocalCluster::start_with(1, configured).await.expect("starts");
+    let client = Client::connect(&cluster.target()).await.expect("connects");
+    client.create("/a", "").await.expect("creates");
+    let mut raw = Raw::open(&address(&cluster), frame(hello(opening()))).await;
+    assert!(raw.next().await.and_then(|frame| frame.welcome).is_some());
+    // Nothing is answered while apply is held.
+    let active = cluster.node(0).expect("runs").shell().active().expect("active");
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    active.handle.on_state(Box::new(move |_| {
+        let _ = held.recv();
+    }));
+    let large = Bytes::from(vec![b'x'; 1 << 20]);
+    for seq in 1..=4 {
+        let requests = vec![set(seq, seq, large.clone())];
+        raw.frames.send(v1::ClientFrame { requests, ..Default::default() }).await.expect("is sent");
+    }
+    let refused = raw.next().await.expect("an answer").replies;
+    assert_eq!((refused.len(), refused[0].xid), (1, 4), "three fit into 4 MiB, the fourth with its frame does not");
+    assert_eq!(Code::from_number(refused[0].error), Some(Code::Overloaded));
+    assert!(refused[0].detail.contains("limit 4194304"), "{}", refused[0].detail);
+    go_on.send(()).expect("is held");
+    let mut answered = Vec::new();
+    while answered.len() < 3 {
+        answered.extend(raw.next().await.expect("an answer").replies.into_iter().map(|reply| (reply.xid, reply.error)));
+    }
+    assert_eq!(answered, [(1, 0), (2, 0), (3, 0)]);
+    raw.frames
+        .send(v1::ClientFrame { requests: vec![set(5, 4, large)], ..Default::default() })
+        .await
+        .expect("the refused number was not consumed");
+    assert_eq!(raw.next().await.expect("an answer").replies[0].error, 0);
+    client.close().await;
+}
+
+fn get(xid: u64) -> v1::Request {
+    let read = v1::Read { read: Some(v1::read::Read::Get("/a".into())) };
+    v1::Request { xid, op: Some(v1::request::Op::Read(read)), ..Default::default() }
+}
+
+/// docs/rules.md 16: on every connection, an event of zxid z stands in the same frame or before any reply that shows z.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_leave_before_replies_that_show_their_zxid() {
+    const WRITES: u64 = 400;
+    let cluster = LocalCluster::start(1).await.expect("starts");
+    let client = Client::connect(&cluster.target()).await.expect("connects");
+    client.create("/a", "").await.expect("creates");
+    client.close().await;
+    let at = address(&cluster);
+    let order =
+        || v1::WatchOrder { id: 1, path: "/a".into(), mode: v1::WatchMode::Persistent.into(), ..Default::default() };
+    // One writes and watches, one watches and reads.
+    let mut writer = Raw::open(&at, frame(hello(opening()))).await;
+    let sessionless = v1::hello::Kind::Sessionless(true);
+    let mut reader = Raw::open(&at, frame(hello(sessionless))).await;
+    for raw in [&mut writer, &mut reader] {
+        assert!(raw.next().await.and_then(|frame| frame.welcome).is_some());
+        raw.frames.send(v1::ClientFrame { watches: vec![order()], ..Default::default() }).await.expect("is sent");
+        let armed = raw.next().await.expect("is armed").events;
+        assert!(matches!(armed[0].event, Some(v1::watch_event::Event::Established(_))));
+    }
+    /// Takes a frame: its events first, then its replies; returns how many replies there were.
+    fn check(frame: &v1::ServerFrame, told: &mut u64, shown: impl Fn(&v1::Reply) -> u64) -> usize {
+        for event in &frame.events {
+            if let Some(v1::watch_event::Event::Changed(changed)) = &event.event {
+                assert!(changed.zxid > *told, "once, in order");
+                *told = changed.zxid;
+            }
+        }
+        for reply in &frame.replies {
+            assert_eq!(reply.error, 0);
+            assert!(shown(reply) <= *told, "a reply shows {}, events were told up to {told}", shown(reply));
+        }
+        frame.replies.len()
+    }
+    let writing = async {
+        let (mut told, mut sent, mut answered) = (0, 0, 0);
+        while answered < WRITES {
+            while sent < WRITES && sent - answered < 64 {
+                sent += 1;
+                let requests = vec![set(sent, sent, Bytes::from_static(b"x"))];
+                let acked = answered;
+                writer.frames.send(v1::ClientFrame { requests, acked, ..Default::default() }).await.expect("is sent");
+            }
+            let frame = writer.next().await.expect("goes on");
+            answered += check(&frame, &mut told, |reply| reply.zxid) as u64;
+        }
+        told
+    };
+    let reading = async {
+        let (mut told, mut xid, mut changes) = (0, 0, 0);
+        // Until the last change has been read.
+        while changes < WRITES {
+            xid += 1;
+            reader
+                .frames
+                .send(v1::ClientFrame { requests: vec![get(xid)], ..Default::default() })
+                .await
+                .expect("is sent");
+            let mut replies = 0;
+            while replies == 0 {
+                let frame = reader.next().await.expect("goes on");
+                changes +=
+                    frame.events.iter().filter(|e| matches!(e.event, Some(v1::watch_event::Event::Changed(_)))).count()
+                        as u64;
+                replies = check(&frame, &mut told, |reply| match &reply.body {
+                    Some(v1::reply::Body::Read(v1::Answer { answer: Some(v1::answer::Answer::Node(node)) })) => {
+                        let stat = node.stat.as_ref().expect("a stat");
+                        if stat.version == 0 { 0 } else { stat.mzxid }
+                    }
+                    other => panic!("no znode: {other:?}"),
+                });
+            }
+        }
+        told
+    };
+    let (written, read) = tokio::join!(writing, reading);
+    assert_eq!(written, read, "both were told of the last change");
+}

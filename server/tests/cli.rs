@@ -283,6 +283,7 @@ fn a_backup_becomes_a_new_cluster() {
         quorate(&ports[0], &["get", "/new", "--timeout", "1s"]).stdout == b"y"
     });
 
+    assert!(quorate(&ports[0], &["set", "/new", "y"]).status.success());
     http_answers(&ports[2]);
     node.kill().expect("ours");
     node.wait().expect("ours");
@@ -302,7 +303,20 @@ fn http_answers(address: &str) {
     assert_eq!(ask("/livez", "localhost").0, 200);
     let (code, text) = ask("/readyz?verbose", "localhost");
     assert!(code == 200 && text.contains("[+] leader"), "{text}");
-    assert!(ask("/metrics", "localhost").1.contains("quorate_raft_is_leader 1"));
+    let metrics = ask("/metrics", "localhost").1;
+    for line in [
+        "quorate_raft_is_leader 1",
+        "quorate_raft_fault_margin 0",
+        "quorate_requests_total{op=\"get\",proto=\"native\",code=\"Ok\"} ",
+        "quorate_request_seconds_count{op=\"get\",proto=\"native\",outcome=\"done\"} ",
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "{line} is missing in\n{metrics}");
+    }
+    for name in ["wal_fsync", "apply", "raft_quorum_ack", "raft_propose_duration"] {
+        let start = format!("quorate_{name}_seconds_count ");
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok());
+        assert!(count.is_some_and(|count| count > 0), "{name}: {count:?} in\n{metrics}");
+    }
     let (code, text) = ask("/v1/znode?path=/new", "localhost");
     assert!(code == 200 && text.contains(r#""data":"y""#), "{text}");
     assert!(ask("/v1/children?path=/", "localhost").1.contains(r#""saved""#));
@@ -331,6 +345,8 @@ fn serve(data: &str, ports: &[String]) -> Child {
         &ports[1],
         "--http-listen",
         &ports[2],
+        "--zookeeper-listen",
+        "",
     ]);
     command.stderr(Stdio::null()).spawn().expect("a node starts")
 }
@@ -363,6 +379,7 @@ fn a_wrong_configuration_is_one_sentence() {
     let (code, text) =
         serve(&["--listen", &address, "--http-listen", "127.0.0.1:0", "--data", data.to_str().expect("UTF-8")]);
     assert!(code == Some(2) && text.contains("is the port taken?"), "{text}");
+    assert!(text.contains(&format!("it is taken by process {}", std::process::id())), "{text}");
     let checked =
         Command::new(BINARY).args(["serve", "--check-config", "-o", "json"]).output().expect("the binary runs");
     let rows: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
@@ -370,4 +387,117 @@ fn a_wrong_configuration_is_one_sentence() {
         rows.as_array()
             .is_some_and(|rows| rows.iter().any(|row| row["key"] == "raft.heartbeat_ms" && row["origin"] == "default"))
     );
+}
+
+/// A node whose process hangs is silently cut off: no connection is refused, nothing is answered. Its cluster goes on
+/// without it; when it wakes up it finds out that it leads no more, and shows nothing old.
+#[test]
+fn a_leader_that_hangs_is_succeeded_and_comes_back_as_a_follower() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dev = Dev::start(dir.path(), &[]);
+    assert!(dev.run(&["create", "/a", "old"]).status.success());
+    let hung = dev.leader();
+    let endpoints: Vec<&str> = dev.endpoints.split(',').collect();
+    let (alone, others): (Vec<_>, Vec<_>) = endpoints.iter().enumerate().partition(|(at, _)| at + 1 == hung);
+    let others: Vec<&str> = others.iter().map(|(_, endpoint)| **endpoint).collect();
+    kill_process(pid(dev.pids[hung - 1]), Signal::STOP).expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    wait(deadline, "the others go on", || quorate(&others.join(","), &["set", "/a", "new"]).status.success());
+    kill_process(pid(dev.pids[hung - 1]), Signal::CONT).expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    wait(deadline, "it serves again", || {
+        let read = quorate(alone[0].1, &["get", "/a"]);
+        assert_ne!(read.stdout.trim_ascii(), b"old", "a linearizable read of the past");
+        read.status.success() && read.stdout.trim_ascii() == b"new"
+    });
+    let status = quorate(alone[0].1, &["cluster", "status", "-o", "json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_ne!(status["leader"].as_u64(), Some(hung as u64));
+}
+
+/// Logs for machines: the events of a session's life carry who and where, and nothing secret.
+#[test]
+fn logs_tell_sessions_with_their_fields_and_no_secrets() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(BINARY);
+    command.args(["dev", "--nodes", "1", "--random-ports", "-o", "json", "--data"]).arg(dir.path());
+    command.env("QUORATE_LOG__FORMAT", "json").stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut child = command.spawn().expect("dev starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let ready: Value = serde_json::from_str(&line).expect("JSON");
+    let endpoint = ready["endpoints"][0].as_str().expect("text").to_owned();
+    let mut client = Command::new(BINARY);
+    client.args(["--endpoints", &endpoint, "--auth", "digest:user:very-secret", "create", "/a", "hidden-value"]);
+    assert!(client.output().expect("runs").status.success());
+    // A scheme that is not known: refused at the door.
+    let mut refused = Command::new(BINARY);
+    refused.args(["--endpoints", &endpoint, "--timeout", "2s", "--auth", "magic:very-secret", "get", "/a"]);
+    assert!(!refused.output().expect("runs").status.success());
+    let log = dir.path().join("node-1.log");
+    let events = || -> Vec<Value> {
+        let text = fs::read_to_string(&log).expect("a log");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let find = |message: &str| events().into_iter().find(|event| event["message"] == message);
+    let deadline = Instant::now() + PATIENCE;
+    wait(deadline, "the session's end", || find("session closed").is_some());
+    let (opened, closed) = (find("session opened").expect("told"), find("session closed").expect("told"));
+    for event in [&opened, &closed] {
+        assert!(event["node"] == "1" && number(&event["zxid"]) > 0, "{event}");
+        assert_eq!(event["session"], opened["session"]);
+        assert_eq!(event["level"], "INFO");
+    }
+    assert!(opened["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{opened}");
+    assert!(number(&closed["zxid"]) > number(&opened["zxid"]));
+    let leader = find("leader known").expect("told");
+    assert!(leader["leader"] == "1" && leader["term"].is_u64(), "{leader}");
+    // The first one is that of a node without a cluster.
+    assert!(events().iter().any(|event| event["message"] == "membership" && event["voters"] == "1"));
+    let refused = find("connection refused").expect("told");
+    assert!(refused["code"] == "AuthFailed" && refused["level"] == "WARN", "{refused}");
+    let text = fs::read_to_string(&log).expect("a log");
+    assert!(!text.contains("very-secret") && !text.contains("hidden-value"), "secrets in the log");
+    assert!(events().iter().all(|event| event["xid"].is_null()), "a quick request is worth no line");
+    child.kill().expect("ours");
+    child.wait().expect("ours");
+}
+
+#[test]
+fn a_migration_or_benchmark_that_makes_no_sense_is_told_so() {
+    // A port that nobody listens on: what is wrong in the words must be told before anything is connected.
+    let nobody = free_port();
+    let refused = |arguments: &[&str], code: i32, words: &[&str]| {
+        let output = quorate(&nobody, &[arguments, &["--timeout", "1s"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{arguments:?} does not say {word:?}: {text}");
+        }
+        assert!(!text.contains("panicked"), "{arguments:?}: {text}");
+    };
+    let migrate = ["migrate", "zookeeper"];
+    refused(&[&migrate[..], &["h:1"]].concat(), 2, &["--plan", "--cutover"]);
+    refused(&[&migrate[..], &["h:1", "--plan", "--copy"]].concat(), 2, &["cannot be used with"]);
+    refused(&[&migrate[..], &["h:1", "--verify", "--once"]].concat(), 2, &["--copy"]);
+    refused(&[&migrate[..], &["", "--plan"]].concat(), 2, &["HOST:PORT"]);
+    refused(&[&migrate[..], &["h:0", "--plan"]].concat(), 2, &["h:0", "1 to 65535"]);
+    refused(&[&migrate[..], &["h:1/a/", "--plan"]].concat(), 2, &["must not end with"]);
+    refused(&[&migrate[..], &["h:1/zookeeper", "--plan"]].concat(), 2, &["/zookeeper"]);
+    refused(&[&migrate[..], &["h:1", "--plan", "--at", "/zookeeper/x"]].concat(), 2, &["/zookeeper"]);
+    refused(&[&migrate[..], &["h:1", "--plan", "--at", "x"]].concat(), 2, &["must begin with"]);
+    refused(&[&migrate[..], &["h:1", "--plan", "--skip", "/a//b"]].concat(), 2, &["/a//b"]);
+    refused(&[&migrate[..], &["h:1", "--plan", "--container", "locks/*"]].concat(), 2, &["must begin with"]);
+    for ttl in ["/a", "/a=", "/a=10", "/a=0s", "a=10s"] {
+        refused(&[&migrate[..], &["h:1", "--plan", "--ttl", ttl]].concat(), 2, &[]);
+    }
+    // Neither side is there.
+    refused(&[&migrate[..], &[&nobody, "--plan"]].concat(), 3, &[&nobody]);
+    let bench = ["bench", "get", "--protocol", "zookeeper"];
+    refused(&bench, 2, &["--target HOST:PORT"]);
+    refused(&[&bench[..], &["--target", "h:x"]].concat(), 2, &["h:x"]);
+    refused(&[&bench[..], &["--target", &nobody]].concat(), 3, &[&nobody]);
+    refused(&[&bench[..], &["--target", "h:1", "--auth", "secret"]].concat(), 2, &["digest:USER:PASSWORD"]);
+    refused(&["bench", "hold"], 2, &["--protocol zookeeper"]);
+    refused(&["bench", "get", "--local", "--linearizable"], 2, &["--linearizable"]);
 }

@@ -2,12 +2,22 @@
 //!
 //! Absent: what is checked, and how nodes are started and killed (`quorate-torture`).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use quorate_torture::{Settings, ledger::Report, run};
+use quorate_torture::{
+    Settings,
+    ledger::Report,
+    run,
+    strace::{run_delay, run_error, usable},
+};
+use tokio::sync::Mutex;
+
+/// Each of them is a load for a whole machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
 async fn kill_9_loses_nothing_acknowledged_and_doubles_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let dir = tempfile::tempdir().expect("a directory");
     let quorate = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
     // This seed kills single nodes and all three at once.
@@ -23,4 +33,25 @@ async fn kill_9_loses_nothing_acknowledged_and_doubles_nothing() {
             panic!("{found:#}; data and logs are kept in {}", logs.display());
         }
     }
+}
+
+/// The same with disks that strace spoils, where strace is here and may trace; `cargo xtask torture --fsync-delay 300` and
+/// `--fsync-error 60` are the long ones, which fail without it.
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_synced_nor_after_a_sync_failed() {
+    if let Err(why) = usable() {
+        eprintln!("NOT RUN: {why:#}");
+        return;
+    }
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let quorate = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let delayed = run_delay(&quorate, dir.path(), Duration::from_millis(300), 5).await;
+    let delayed = delayed.unwrap_or_else(|found| panic!("{found:#}; logs are kept in {}", dir.keep().display()));
+    assert!(delayed.acked == 5 && delayed.quickest >= Duration::from_millis(300), "{delayed:?}");
+    let dir = tempfile::tempdir().expect("a directory");
+    let failed = run_error(&quorate, dir.path(), 40).await;
+    let failed = failed.unwrap_or_else(|found| panic!("{found:#}; logs are kept in {}", dir.keep().display()));
+    // strace counts calls per thread: until the process has ended, another thread can reach its own call to fail.
+    assert!(failed.acked > 0 && failed.injected >= 1, "{failed:?}");
 }

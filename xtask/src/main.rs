@@ -1,18 +1,21 @@
 //! `cargo xtask`: the repository's own commands, one file each.
 //!
-//! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), and the long runs that
-//! are started by hand (`torture`, `sim`). Every command works from any folder of the repository and says what it does.
+//! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), and the long runs
+//! that are started by hand (`torture`, `sim`, `peers`). Every command works from any folder of the repository and
+//! says what it does.
 //!
 //! Absent: anything a user of Quorate needs; that is the `quorate` binary.
 
 mod fix;
 mod limits;
+mod peers;
 mod runs;
 mod step;
 mod test;
 mod tidy;
 mod tools;
 mod verify;
+mod zookeeper;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,8 @@ struct Args {
 enum Command {
     /// Sets up a fresh machine, then verifies: the one test command of the README.
     Test,
+    /// Brings cargo-deny, genuine ZooKeeper and its clients into `target/tools`, for the tests.
+    Tools,
     /// Checks everything and writes nothing outside the target directory.
     Verify(verify::Args),
     /// Formats, applies clippy's suggestions and rewrites the generated tables of the papers.
@@ -40,16 +45,20 @@ enum Command {
     Torture(runs::Torture),
     /// Runs the seeded simulation of whole clusters.
     Sim(runs::Sim),
+    /// Measures genuine ZooKeeper and ours with the same client, in alternated rounds, and prints the table.
+    Peers(peers::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Test => test::run(),
+        Command::Tools => test::tools(),
         Command::Verify(args) => verify::run(&args),
         Command::Fix => fix::run(),
         Command::Tidy => tidy::run(),
         Command::Torture(args) => runs::torture(&args),
         Command::Sim(args) => runs::sim(&args),
+        Command::Peers(args) => peers::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

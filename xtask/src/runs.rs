@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::step;
 
-/// Kills real nodes under load and counts.
+/// Kills real nodes under load and counts, or spoils their disks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Torture {
     /// Kills, each followed by a recovery under load; one in four takes all three nodes at once.
@@ -21,6 +21,12 @@ pub(crate) struct Torture {
     /// Which kills happen when; printed by every run.
     #[arg(long)]
     seed: Option<u64>,
+    /// Instead of kills: fdatasync takes so many ms longer on two of three nodes (strace); 300 is a good number.
+    #[arg(long, value_name = "MS", conflicts_with = "fsync_error")]
+    fsync_delay: Option<u64>,
+    /// Instead of kills: the n-th fdatasync of a node's log fails with EIO (strace); 20 or more.
+    #[arg(long, value_name = "N")]
+    fsync_error: Option<u32>,
 }
 
 /// Runs the seeded simulation.
@@ -43,7 +49,11 @@ pub(crate) fn torture(args: &Torture) -> Result<()> {
     let server = built("quorate-server", "quorate")?;
     let mut torture = built("quorate-torture", "torture")?;
     torture.arg("--quorate").arg(server.get_program());
-    torture.args(["--rounds", &args.rounds.to_string(), "--clients", &args.clients.to_string()]);
+    match (args.fsync_delay, args.fsync_error) {
+        (Some(ms), _) => torture.args(["--fsync-delay", &ms.to_string()]),
+        (None, Some(nth)) => torture.args(["--fsync-error", &nth.to_string()]),
+        (None, None) => torture.args(["--rounds", &args.rounds.to_string(), "--clients", &args.clients.to_string()]),
+    };
     if let Some(seed) = args.seed {
         torture.args(["--seed", &seed.to_string()]);
     }

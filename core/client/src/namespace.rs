@@ -89,7 +89,8 @@ impl Namespace {
                 | Step::Set { path, .. }
                 | Step::Check { path, .. }
                 | Step::CheckAbsent { path }
-                | Step::Guard { path, .. } => self.enter(path),
+                | Step::Guard { path, .. }
+                | Step::RaiseCounter { path, .. } => self.enter(path),
             }
         }
     }

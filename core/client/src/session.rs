@@ -81,7 +81,7 @@ pub(crate) struct Config {
     pub(crate) reopen: bool,
     /// Scheme and secret.
     pub(crate) credentials: Vec<(String, Bytes)>,
-    /// The cluster expected, 16 bytes; empty: whichever answers first.
+    /// The only cluster wanted, 16 bytes; empty: whichever answers first.
     pub(crate) cluster: Bytes,
 }
 
@@ -257,6 +257,8 @@ pub(crate) struct Session<C> {
     secret: [u8; 32],
     /// When a Hello with this nonce was first sent.
     opened_at: Option<u64>,
+    /// The cluster that the session is in; empty before the first answer.
+    cluster: Bytes,
     last_zxid: Zxid,
 
     queue: VecDeque<Pending<C>>,
@@ -306,6 +308,7 @@ impl<C: Call> Session<C> {
             nonce: [0; 16],
             secret: [0; 32],
             opened_at: None,
+            cluster: Bytes::new(),
             last_zxid: Zxid(0),
             queue: VecDeque::new(),
             slots: Vec::new(),
@@ -656,7 +659,24 @@ impl<C: Call> Session<C> {
             last_zxid: self.last_zxid.0,
             kind: Some(kind),
             credentials: self.config.credentials.iter().map(credential).collect(),
-            cluster: self.config.cluster.clone(),
+            cluster: if self.config.cluster.is_empty() { &self.cluster } else { &self.config.cluster }.clone(),
+        }
+    }
+
+    /// Another cluster answers where ours was. One that was restored from a backup looks just so: the session is lost,
+    /// watches are told to read again there, and where it is none of ours its zxids are behind what we have seen. A client
+    /// that wanted one cluster and no other ends.
+    fn another_cluster(&mut self, now: u64, detail: String) {
+        let error = Error::never(Code::WrongCluster, self.hosts.current(), detail);
+        if !self.config.cluster.is_empty() {
+            return self.end(State::Closed, error);
+        }
+        self.cluster = Bytes::new();
+        if self.config.sessionless {
+            let wait = self.hosts_failed(&error.to_string());
+            self.down(now, wait);
+        } else {
+            self.lose(now, error);
         }
     }
 
@@ -706,13 +726,13 @@ impl<C: Call> Session<C> {
 
     fn welcome(&mut self, now: u64, welcome: v1::Welcome) {
         let Link::Greeting { hello_at: Some(hello_at), .. } = self.link else { return };
-        if self.config.cluster.is_empty() {
-            // A copy: the slice would keep the whole receive buffer alive.
-            self.config.cluster = Bytes::copy_from_slice(&welcome.cluster);
-        } else if !welcome.cluster.is_empty() && welcome.cluster != self.config.cluster {
+        let wanted = if self.config.cluster.is_empty() { &self.cluster } else { &self.config.cluster };
+        if !wanted.is_empty() && !welcome.cluster.is_empty() && welcome.cluster != *wanted {
             let detail = "it answers for another cluster than before; check the connection string";
-            return self.end(State::Closed, Error::never(Code::WrongCluster, self.hosts.current(), detail));
+            return self.another_cluster(now, detail.into());
         }
+        // A copy: the slice would keep the whole receive buffer alive.
+        self.cluster = Bytes::copy_from_slice(&welcome.cluster);
         if !self.config.sessionless {
             match self.alive {
                 None => {
@@ -793,9 +813,9 @@ impl<C: Call> Session<C> {
                 self.config.reopen = false;
                 self.lose(now, Error::never(code, host, goodbye.message));
             }
+            Some(Code::WrongCluster) => self.another_cluster(now, goodbye.message),
             Some(
-                code @ (Code::WrongCluster
-                | Code::NotInitialized
+                code @ (Code::NotInitialized
                 | Code::Unimplemented
                 | Code::MarshallingError
                 | Code::BadArguments
@@ -1191,6 +1211,7 @@ pub(crate) fn about(request: &v1::Request) -> String {
             Some(S::Check(check)) => &check.path,
             Some(S::CheckAbsent(path)) => path,
             Some(S::Guard(guard)) => &guard.path,
+            Some(S::RaiseCounter(raise)) => &raise.path,
             None => "",
         }
     }

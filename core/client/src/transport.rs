@@ -12,10 +12,12 @@
 use std::{
     collections::HashMap,
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -30,7 +32,7 @@ use quorate_proto::{
     v1::{self, session_client::SessionClient},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -38,8 +40,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
+    body::Body,
     transport::{Channel, Endpoint},
 };
+use tower::Service;
 
 use crate::{
     error::Error,
@@ -70,7 +74,7 @@ pub trait Connect: Send + Sync + 'static {
     fn connect<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Io>>>;
 }
 
-/// Plain TCP, without Nagle's delay.
+/// TCP, without Nagle's delay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp;
 
@@ -166,14 +170,14 @@ pub(crate) struct Driver {
 
 #[derive(Default)]
 struct Wire {
-    dialing: Option<BoxFuture<'static, Result<Channel, String>>>,
+    dialing: Option<BoxFuture<'static, Result<Node, String>>>,
     outbound: Option<mpsc::Sender<v1::ClientFrame>>,
     inbound: Option<BoxStream<'static, Result<v1::ServerFrame, Status>>>,
 }
 
 enum Wake {
     Commands(usize),
-    Dialed(Result<Channel, String>),
+    Dialed(Result<Node, String>),
     Frame(Option<Result<v1::ServerFrame, Status>>),
     Room,
     Time,
@@ -194,7 +198,7 @@ impl Driver {
                 wire = Wire::default();
                 if let Action::Connect(host) = action {
                     tracing::debug!(%host, "connecting");
-                    wire.dialing = Some(dial(connector.clone(), host).boxed());
+                    wire.dialing = Some(dial(connector.clone(), host, None).boxed());
                 }
             }
             publish(&mut session, &shared, &namespace, &mut watches);
@@ -251,9 +255,9 @@ impl Driver {
                         perform(&mut session, command, now, &mut watches);
                     }
                 }
-                Wake::Dialed(Ok(channel)) => {
+                Wake::Dialed(Ok(node)) => {
                     let (outbound, frames) = mpsc::channel(OUTBOUND_FRAMES);
-                    let mut client = SessionClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES);
+                    let mut client = SessionClient::new(node).max_decoding_message_size(FRAME_MAX_BYTES);
                     let inbound = async move {
                         let response = client.attach(ReceiverStream::new(frames)).await?;
                         Ok::<_, Status>(response.into_inner())
@@ -361,19 +365,110 @@ fn publish(
     }
 }
 
-/// A channel to `host`, made once: reconnecting is the session's business.
-pub(crate) async fn dial(connector: Arc<dyn Connect>, host: String) -> Result<Channel, String> {
+/// One node, connected. What goes wrong is told with the socket's own reason: gRPC's would often be no more than that the
+/// connection is closed, though the node said why.
+#[derive(Clone, Debug)]
+pub struct Node {
+    channel: Channel,
+    reason: Reason,
+}
+
+/// Why the socket failed, once it has.
+type Reason = Arc<Mutex<Option<String>>>;
+
+/// Connects to `host` once: reconnecting is its caller's business. `timeout`: for each call.
+///
+/// Errors: why it cannot be reached, for people.
+pub async fn dial(connector: Arc<dyn Connect>, host: String, timeout: Option<Duration>) -> Result<Node, String> {
     let endpoint = Endpoint::from_shared(format!("http://{host}")).map_err(|error| describe(&error))?;
+    let endpoint = match timeout {
+        Some(timeout) => endpoint.timeout(timeout),
+        None => endpoint,
+    };
+    let reason = Reason::default();
+    let noting = reason.clone();
     let once = tower::service_fn(move |_| {
-        let (connector, host) = (connector.clone(), host.clone());
-        async move { connector.connect(&host).await.map(TokioIo::new) }
+        let (connector, host, reason) = (connector.clone(), host.clone(), noting.clone());
+        async move { connector.connect(&host).await.map(|io| TokioIo::new(Noting { io, reason })) }
     });
-    endpoint
+    let connected = endpoint
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .connect_with_connector(once)
-        .await
-        .map_err(|error| describe(&error))
+        .await;
+    match connected {
+        Ok(channel) => Ok(Node { channel, reason }),
+        Err(error) => Err(lock(&reason).take().unwrap_or_else(|| describe(&error))),
+    }
+}
+
+impl Service<http::Request<Body>> for Node {
+    type Response = http::Response<Body>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(context).map_err(|error| told(&self.reason, error))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (asked, reason) = (self.channel.call(request), self.reason.clone());
+        asked.map_err(move |error| told(&reason, error)).boxed()
+    }
+}
+
+fn told(reason: &Reason, error: tonic::transport::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match &*lock(reason) {
+        Some(reason) => reason.clone().into(),
+        None => error.into(),
+    }
+}
+
+/// Keeps the first failure of a socket.
+struct Noting {
+    io: Box<dyn Io>,
+    reason: Reason,
+}
+
+impl Noting {
+    fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled {
+            lock(&self.reason).get_or_insert_with(|| describe(error));
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Noting {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_read(context, into);
+        self.note(polled)
+    }
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.note(polled)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(context, parts);
+        self.note(polled)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(context);
+        self.note(polled)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
 }
 
 /// The innermost reason, which is the one that says something.
@@ -384,6 +479,10 @@ pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     }
     match inner.downcast_ref::<Status>() {
         Some(status) => format!("{}: {}", status.code().description(), status.message()),
-        None => inner.to_string().to_lowercase(),
+        None => {
+            let text = inner.to_string();
+            let mut letters = text.chars();
+            letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! | answer | [`ReplyHeader`], [`Response`], [`WatcherEvent`]; [`put`] for what is not worth a value |
 //!
 //! Absent: sockets, sessions, what a request means, which refusal it gets.
-//! Source: ZooKeeper zookeeper-jute/src/main/resources/zookeeper.jute; docs/zookeeper.md.
+//! Source: ZooKeeper zookeeper-jute/src/main/resources/zookeeper.jute.
 
 #![forbid(unsafe_code)]
 

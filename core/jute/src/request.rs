@@ -315,9 +315,10 @@ impl Request {
             op::DELETE => Self::Delete { path: reader.path()?, version: reader.int()? },
             op::EXISTS => Self::Exists { path: reader.path()?, watch: reader.bool()? },
             op::GET_DATA => Self::GetData { path: reader.path()?, watch: reader.bool()? },
-            op::SET_DATA => Self::SetData { path: reader.path()?, data: reader.buffer()?, version: reader.int()? },
+            // A null path of these two is refused as the empty one is.
+            op::SET_DATA => Self::SetData { path: reader.text()?, data: reader.buffer()?, version: reader.int()? },
             op::GET_ACL => Self::GetAcl { path: reader.path()? },
-            op::SET_ACL => Self::SetAcl { path: reader.path()?, acl: acl(reader)?, version: reader.int()? },
+            op::SET_ACL => Self::SetAcl { path: reader.text()?, acl: acl(reader)?, version: reader.int()? },
             op::GET_CHILDREN => Self::GetChildren { path: reader.path()?, watch: reader.bool()? },
             op::GET_CHILDREN2 => Self::GetChildren2 { path: reader.path()?, watch: reader.bool()? },
             op::SYNC => Self::Sync { path: reader.text_or_null()? },
@@ -333,14 +334,15 @@ impl Request {
             op::SET_WATCHES => Self::SetWatches(set_watches(reader, false)?),
             op::SET_WATCHES2 => Self::SetWatches2(set_watches(reader, true)?),
             op::ADD_WATCH => {
-                let (path, mode) = (reader.path()?, reader.int()?);
+                // A null one is taken, and means nothing.
+                let (path, mode) = (reader.text()?, reader.int()?);
                 match mode {
                     add_watch::PERSISTENT | add_watch::PERSISTENT_RECURSIVE => Self::AddWatch { path, mode },
                     other => return Err(DecodeError::Number(other)),
                 }
             }
-            op::REMOVE_WATCHES => Self::RemoveWatches { path: reader.path()?, kind: watcher_kind(reader)? },
-            op::CHECK_WATCHES => Self::CheckWatches { path: reader.path()?, kind: watcher_kind(reader)? },
+            op::REMOVE_WATCHES => Self::RemoveWatches { path: reader.text()?, kind: watcher_kind(reader)? },
+            op::CHECK_WATCHES => Self::CheckWatches { path: reader.text()?, kind: watcher_kind(reader)? },
             op::GET_EPHEMERALS => Self::GetEphemerals { prefix: reader.text()? },
             op::GET_ALL_CHILDREN_NUMBER => Self::GetAllChildrenNumber { path: reader.path()? },
             op::WHO_AM_I => Self::WhoAmI,
@@ -462,18 +464,23 @@ fn create_request(reader: &mut Reader<'_>, ttl: bool) -> Result<CreateRequest, D
 pub(crate) fn acl(reader: &mut Reader<'_>) -> Result<Vec<Acl>, DecodeError> {
     reader.vector(12, |reader| {
         let permissions = Permissions(reader.int()? as u8 & Permissions::ALL.0);
-        Ok(Acl { permissions, identity: Identity { scheme: reader.text()?, id: reader.text()? } })
+        let (scheme, id) = (reader.text()?, reader.text_or_null()?);
+        // Other schemes are refused, or don't look at it.
+        if id.is_none() && matches!(scheme.as_str(), "world" | "digest" | "ip") {
+            return Err(DecodeError::Null);
+        }
+        Ok(Acl { permissions, identity: Identity { scheme, id: id.unwrap_or_default() } })
     })
 }
 
 fn set_watches(reader: &mut Reader<'_>, all: bool) -> Result<SetWatches, DecodeError> {
     let mut watches = SetWatches { relative_zxid: reader.long()?, ..SetWatches::default() };
-    watches.data = reader.vector(4, Reader::text)?;
-    watches.exist = reader.vector(4, Reader::text)?;
-    watches.child = reader.vector(4, Reader::text)?;
+    watches.data = reader.paths()?;
+    watches.exist = reader.paths()?;
+    watches.child = reader.paths()?;
     if all {
-        watches.persistent = reader.vector(4, Reader::text)?;
-        watches.recursive = reader.vector(4, Reader::text)?;
+        watches.persistent = reader.paths()?;
+        watches.recursive = reader.paths()?;
     }
     Ok(watches)
 }

@@ -135,6 +135,14 @@ impl<'a> Reader<'a> {
         self.text_or_null()?.ok_or(DecodeError::Null)
     }
 
+    /// Texts that must not be null, in a list that must not be null either.
+    pub fn paths(&mut self) -> Result<Vec<String>, DecodeError> {
+        if self.clone().int()? == -1 {
+            return Err(DecodeError::Null);
+        }
+        self.vector(4, Self::path)
+    }
+
     /// A list; null is empty. Each item takes at least `least` bytes, which bounds what is allocated.
     pub fn vector<T>(
         &mut self,

@@ -42,7 +42,8 @@ fn check_steps(steps: &[Step]) -> Result<(), String> {
         | Step::DeleteIfUnchanged { path, .. }
         | Step::Check { path, .. }
         | Step::CheckAbsent { path }
-        | Step::Guard { path, .. } => check_path(path),
+        | Step::Guard { path, .. }
+        | Step::RaiseCounter { path, .. } => check_path(path),
     })
 }
 

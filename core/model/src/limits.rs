@@ -12,8 +12,9 @@ pub const DATA_MAX_BYTES: usize = 1024 * 1024;
 /// Greatest encoded size of one write, in bytes: one full value and room for paths and ACLs.
 pub const COMMAND_MAX_BYTES: usize = DATA_MAX_BYTES + 256 * 1024;
 
-/// Greatest number of steps in a multi or in one branch of a transaction.
-pub const MULTI_MAX_STEPS: usize = 128;
+/// Greatest number of steps in a multi or in one branch of a transaction. ZooKeeper has none of its own: whatever fits its
+/// default frame fits this.
+pub const MULTI_MAX_STEPS: usize = 65_536;
 
 /// Greatest number of comparisons in a transaction.
 pub const TXN_MAX_COMPARES: usize = 128;
@@ -59,9 +60,6 @@ pub const HISTORY_MAX_CHANGES: usize = 65_536;
 
 /// Bytes (paths and fixed parts) of changes kept in the replicated history.
 pub const HISTORY_MAX_BYTES: usize = 32 * 1024 * 1024;
-
-/// A container znode that never had a child is removed this long after its creation, in ms (ZooKeeper's default).
-pub const CONTAINER_UNUSED_MS: u64 = 5 * 60 * 1000;
 
 /// How far a restore or a forced new cluster raises the zxid base past the greatest zxid seen (rules.md 7).
 pub const ZXID_BASE_STEP: u64 = 1 << 40;

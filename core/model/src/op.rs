@@ -1,7 +1,7 @@
 //! What a client may ask and what it is answered: writes with their replies, reads with their answers.
 //!
 //! Paths are plain text here, not [`crate::ZnodePath`]: which check comes first decides which refusal a client sees, and
-//! that order belongs to the state machine (zookeeper.md section 2).
+//! that order belongs to the state machine.
 //!
 //! Absent: who asks (the command carries that) and how it is encoded (protocols and the log do that).
 
@@ -140,6 +140,14 @@ pub enum Step {
         /// Its czxid: the fencing token.
         token: Zxid,
     },
+    /// Raises the counter of a znode's children (the next number of a sequential one, and with it cversion) to at least
+    /// `created`; one that is greater stays. For a tree that comes from elsewhere: no number is given a second time.
+    RaiseCounter {
+        /// Whose children.
+        path: String,
+        /// Children ever created, modulo 2^32.
+        created: u32,
+    },
 }
 
 /// One comparison of a transaction. An unreadable znode refuses the whole transaction with `NoAuth`.
@@ -180,7 +188,7 @@ pub enum StepReply {
     Deleted,
     /// It had changed, or was gone, and was left alone (delete-if-unchanged).
     Kept,
-    /// Data was set.
+    /// Data was set, or a counter raised.
     Set {
         /// The new stat.
         stat: Stat,

@@ -312,6 +312,7 @@ impl From<Step> for v1::Step {
             Step::Check { path, version } => S::Check(v1::Check { path, version }),
             Step::CheckAbsent { path } => S::CheckAbsent(path),
             Step::Guard { path, token } => S::Guard(v1::Guard { path, token: token.0 }),
+            Step::RaiseCounter { path, created } => S::RaiseCounter(v1::RaiseCounter { path, created }),
         };
         Self { step: Some(step) }
     }
@@ -330,6 +331,7 @@ impl TryFrom<v1::Step> for Step {
             S::Check(v1::Check { path, version }) => Step::Check { path, version },
             S::CheckAbsent(path) => Step::CheckAbsent { path },
             S::Guard(guard) => Step::Guard { path: guard.path, token: Zxid(guard.token) },
+            S::RaiseCounter(raise) => Step::RaiseCounter { path: raise.path, created: raise.created },
         })
     }
 }
@@ -639,7 +641,7 @@ impl From<Replied> for v1::Reply {
             Ok(Body::Write(reply)) => (0, 0, String::new(), Some(v1::reply::Body::Write(reply.into()))),
             Ok(Body::Read(answer)) => (0, 0, String::new(), Some(v1::reply::Body::Read(answer.into()))),
             Err(Refused { refusal, detail }) => {
-                // A step has a place in a multi, which has 128 at most: adding 1 loses nothing that exists.
+                // A step has a place in a multi, which has 65,536 at most: adding 1 loses nothing that exists.
                 let step = refusal.step.map_or(0, |step| step.saturating_add(1));
                 (refusal.code.number(), step, detail, None)
             }

@@ -99,6 +99,8 @@ fn writes() -> Vec<Write> {
         Write::Txn { compare: compares(), then: steps(), or_else: vec![] },
         Write::DeleteTree { path: "/a".into(), limit: 100 },
         Write::CloseSession,
+        // Came later; what was frozen before stays as it is.
+        Write::Multi(vec![Step::RaiseCounter { path: "/a".into(), created: 7 }]),
     ]
 }
 

@@ -40,7 +40,7 @@ impl Bench {
             generation: 1,
             seq: self.seq,
             acked: self.seq.saturating_sub(64),
-            identities: Vec::new(),
+            identities: [].into(),
         };
         let stamp = Stamp { wall_ms: self.seq, tick_ms: self.seq, seed: 0 };
         Command { stamp, body: Body::Write { caller, write } }

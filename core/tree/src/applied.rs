@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_model::{Acl, Code, EventKind, Identity, Refusal, Reply, SessionId, Stat, Zxid};
 
+use smallvec::SmallVec;
+
 use crate::command::Origin;
 
 /// One thing that an entry did to the tree; also one element of the change history (rules.md 16).
@@ -24,7 +26,8 @@ pub struct Change {
     pub path: Arc<str>,
     /// Right after the change; of a deletion, right before it.
     pub stat: Stat,
-    /// The ACL in force at the change, deletions included.
+    /// The ACL in force at the change: of a deletion and of a change of ACL the one that ends with it, so that whoever
+    /// loses READ is told once more.
     pub acl: Arc<[Acl]>,
     /// The parent's ACL in force, by which `ChildrenChanged` is filtered; `None` where no parent is told.
     pub parent_acl: Option<Arc<[Acl]>>,
@@ -99,6 +102,9 @@ pub enum SessionNews {
     },
 }
 
+/// What one entry did to the tree, in order; most do one thing, which takes no allocation.
+pub type Changes = SmallVec<[Arc<Change>; 1]>;
+
 /// All that one entry did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -109,7 +115,7 @@ pub struct Applied {
     /// Answers to local waiters.
     pub origins: Vec<(Origin, OriginReply)>,
     /// What it did to the tree, in order.
-    pub changes: Vec<Arc<Change>>,
+    pub changes: Changes,
     /// What became of sessions.
     pub sessions: Vec<SessionNews>,
 }

@@ -7,9 +7,12 @@
 //!
 //! Stop 5 to 8 on the way of a write. Absent: clocks (the leader's are read in the server), results (`applied.rs`).
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_model::{Identity, NodeId, SessionId, Write, Zxid, limits};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Version of the encoding; raised with the feature level, never silently.
 pub const COMMAND_VERSION: u8 = 1;
@@ -40,7 +43,7 @@ pub struct Caller {
     /// Highest number up to which the client has all replies; their records are dropped.
     pub acked: u64,
     /// Authenticated identities, at most [`limits::IDENTITIES_MAX`]; `world:anyone` is implied.
-    pub identities: Vec<Identity>,
+    pub identities: Arc<[Identity]>,
 }
 
 /// Which local waiter wants to hear of a command that belongs to no session.
@@ -161,6 +164,29 @@ impl Command {
 
     /// Decodes what [`Command::encode`] made, and nothing else.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Decoder::default().decode(bytes)
+    }
+}
+
+/// Decodes one command after the other, and makes the identities of the same callers once.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// Lists, each in the place that its hash names; the newest one stays.
+    known: Box<[Known]>,
+}
+
+/// A list of identities, encoded and decoded.
+type Known = (Box<[u8]>, Arc<[Identity]>);
+
+/// Lists that a [`Decoder`] knows at once: a busy node has as many different callers, or few.
+const DECODER_LISTS: usize = 256;
+
+/// [`Body::Write`] is the first variant.
+const WRITE_TAG: u8 = 0;
+
+impl Decoder {
+    /// As [`Command::decode`].
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<Command, DecodeError> {
         if bytes.len() < HEADER_BYTES {
             return Err(DecodeError::Short(bytes.len()));
         }
@@ -169,12 +195,43 @@ impl Command {
         }
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let stamp = Stamp { wall_ms: word(1), tick_ms: word(9), seed: word(17) };
-        let (body, rest) = postcard::take_from_bytes(&bytes[HEADER_BYTES..]).map_err(|_| DecodeError::Body)?;
+        let (body, rest) = match &bytes[HEADER_BYTES..] {
+            [WRITE_TAG, rest @ ..] => self.write(rest)?,
+            rest => take(rest)?,
+        };
         if !rest.is_empty() {
             return Err(DecodeError::Trailing(rest.len()));
         }
-        Ok(Self { stamp, body })
+        Ok(Command { stamp, body })
     }
+
+    /// A write, field by field in the order of [`Body::Write`]; a test holds it together with the derived decoding.
+    fn write<'a>(&mut self, bytes: &'a [u8]) -> Result<(Body, &'a [u8]), DecodeError> {
+        let ((session, generation, seq, acked), bytes) = take::<(SessionId, u32, u64, u64)>(bytes)?;
+        let (identities, bytes) = self.identities(bytes)?;
+        let (write, bytes) = take(bytes)?;
+        Ok((Body::Write { caller: Caller { session, generation, seq, acked, identities }, write }, bytes))
+    }
+
+    fn identities<'a>(&mut self, bytes: &'a [u8]) -> Result<(Arc<[Identity]>, &'a [u8]), DecodeError> {
+        let (count, mut rest) = take::<u64>(bytes)?;
+        for _ in 0..count.saturating_mul(2) {
+            rest = take::<&[u8]>(rest)?.1;
+        }
+        let encoded = &bytes[..bytes.len() - rest.len()];
+        if self.known.is_empty() {
+            self.known = vec![(Box::default(), Arc::default()); DECODER_LISTS].into();
+        }
+        let place = &mut self.known[xxh3_64(encoded) as usize % DECODER_LISTS];
+        if *place.0 != *encoded {
+            *place = (encoded.into(), take(encoded)?.0);
+        }
+        Ok((Arc::clone(&place.1), rest))
+    }
+}
+
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DecodeError> {
+    postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Body)
 }
 
 /// Encodes a body behind an empty stamp, ready for [`stamp`].
@@ -257,7 +314,7 @@ mod tests {
                     generation: 1,
                     seq: 4,
                     acked: 3,
-                    identities: vec![Identity::new("ip", "127.0.0.1")],
+                    identities: [Identity::new("ip", "127.0.0.1")].into(),
                 },
                 write: Write::Set { path: "/a".into(), data: Some(Bytes::from_static(b"x")), version: -1 },
             },
@@ -282,6 +339,34 @@ mod tests {
         let borrowed =
             encode_write(caller.session, caller.generation, caller.seq, caller.acked, &caller.identities, write);
         assert_eq!(borrowed, encode_body(&command.body).freeze());
+    }
+
+    #[test]
+    fn writes_are_decoded_as_derived_and_callers_are_made_once() {
+        let mut decoder = Decoder::default();
+        let derived = |bytes: &[u8]| take::<Body>(&bytes[HEADER_BYTES..]).map(|(body, rest)| (body, rest.len()));
+        let mut shared: Option<Arc<[Identity]>> = None;
+        for seq in 1..100 {
+            let mut command = sample();
+            let Body::Write { caller, .. } = &mut command.body else { panic!("a write") };
+            caller.seq = seq;
+            caller.identities = (0..seq % 3).map(|n| Identity::new("ip", n.to_string())).collect();
+            let bytes = command.encode();
+            let decoded = decoder.decode(&bytes).expect("its own bytes");
+            assert_eq!(derived(&bytes), Ok((decoded.body.clone(), 0)));
+            assert_eq!(decoded, command);
+            for cut in HEADER_BYTES..bytes.len() {
+                assert_eq!(decoder.decode(&bytes[..cut]), Err(DecodeError::Body), "cut at {cut}");
+            }
+            let Body::Write { caller, .. } = decoded.body else { panic!("a write") };
+            if seq % 3 == 2 {
+                let before = shared.replace(caller.identities.clone());
+                assert!(before.is_none_or(|before| Arc::ptr_eq(&before, &caller.identities)));
+            }
+        }
+        let mut huge = sample().encode()[..HEADER_BYTES].to_vec();
+        huge.extend([WRITE_TAG, 1, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
+        assert_eq!(decoder.decode(&huge), Err(DecodeError::Body), "a claimed count costs nothing");
     }
 
     #[test]

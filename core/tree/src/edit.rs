@@ -6,7 +6,7 @@
 //!
 //! The order of checks is a promise: it decides which refusal a client sees.
 //! Absent: sessions and recorded answers (`session.rs`), what is told to whom (`apply.rs` hands the changes out).
-//! Source: ZooKeeper server/PrepRequestProcessor.java `pRequest2Txn`; zookeeper.md section 2.
+//! Source: ZooKeeper server/PrepRequestProcessor.java `pRequest2Txn`.
 
 use std::sync::Arc;
 
@@ -14,9 +14,10 @@ use quorate_model::{
     Acl, Code, Compare, Create, CreateMode, EventKind, Identity, Permissions, Refusal, Reply, SessionId, Stat, Step,
     StepReply, Write, Zxid, limits, path,
 };
+use smallvec::SmallVec;
 
 use crate::{
-    acl,
+    acl::{self, AclList},
     applied::Change,
     digest::Digest,
     history,
@@ -42,7 +43,7 @@ pub(crate) struct Edit<'a> {
     tree: &'a mut Tree,
     context: Context<'a>,
     /// What was done so far, each with its term of the digest.
-    pub(crate) changes: Vec<(Arc<Change>, Digest)>,
+    pub(crate) changes: SmallVec<[(Arc<Change>, Digest); 1]>,
     /// What was replaced so far; kept only where a later step may be refused.
     undo: Option<Vec<Replaced>>,
 }
@@ -74,7 +75,7 @@ fn expect(version: i32, current: i32) -> Result<(), Code> {
 
 impl<'a> Edit<'a> {
     pub(crate) fn new(tree: &'a mut Tree, context: Context<'a>) -> Self {
-        Self { tree, context, changes: Vec::new(), undo: None }
+        Self { tree, context, changes: SmallVec::new(), undo: None }
     }
 
     /// Does one write of a session, all of it or nothing.
@@ -125,17 +126,31 @@ impl<'a> Edit<'a> {
         }
     }
 
-    fn tell(&mut self, kind: EventKind, node: &Znode, parent: Option<&Znode>) {
+    /// Changes a znode that was found before, and returns it.
+    fn update(&mut self, path: &str, change: impl FnOnce(&mut Znode)) -> Arc<Znode> {
+        if let (Some(undo), Some(old)) = (&mut self.undo, self.tree.get(path)) {
+            undo.push((Arc::clone(&old.path), Some(Arc::clone(old))));
+        }
+        self.tree.update(path, change).expect("it was found in this operation")
+    }
+
+    fn tell(&mut self, kind: EventKind, node: &Znode, parent_acl: Option<&AclList>) {
+        self.tell_readers_of(&node.acl, kind, node, parent_acl);
+    }
+
+    /// `acl`: by which the change may be told; of a deletion or a change of ACL the one that is over now, so that whoever
+    /// loses sight of the znode hears why.
+    fn tell_readers_of(&mut self, acl: &AclList, kind: EventKind, node: &Znode, parent_acl: Option<&AclList>) {
         let change = Change {
             zxid: self.context.zxid,
             index: self.changes.len() as u32,
             kind,
             path: Arc::clone(&node.path),
             stat: node.stat(),
-            acl: Arc::clone(&node.acl.entries),
-            parent_acl: parent.map(|parent| Arc::clone(&parent.acl.entries)),
+            acl: Arc::clone(&acl.entries),
+            parent_acl: parent_acl.map(|acl| Arc::clone(&acl.entries)),
         };
-        let term = history::term(&change, node.acl.hash, parent.map(|parent| parent.acl.hash));
+        let term = history::term(&change, acl.hash, parent_acl.map(|acl| acl.hash));
         self.changes.push((Arc::new(change), term));
     }
 
@@ -145,16 +160,16 @@ impl<'a> Edit<'a> {
     /// Errors:  in this order: BadArguments (mode, then slash or NUL), InvalidAcl, NoNode (parent), NoAuth (CREATE on the
     ///          parent), BadArguments (whole path), NodeExists, NoChildrenForEphemerals, QuotaExceeded.
     fn create(&mut self, create: &Create) -> Result<(String, Stat), Code> {
-        match (create.mode, create.sequential) {
-            (CreateMode::Ttl(ms), _) if !(1..=limits::TTL_MAX_MS).contains(&ms) => return Err(Code::BadArguments),
-            // ZooKeeper has no such flag.
-            (CreateMode::Container, true) => return Err(Code::BadArguments),
-            _ => {}
+        if let CreateMode::Ttl(ms) = create.mode
+            && !(1..=limits::TTL_MAX_MS).contains(&ms)
+        {
+            return Err(Code::BadArguments);
         }
-        let parent = parent_by_slash(&create.path)?;
+        let parent_path = parent_by_slash(&create.path)?;
         let acl = self.tree.acls.admit(&create.acl, self.context.identities)?;
-        let parent = self.find(parent)?;
-        self.require(&parent, Permissions::CREATE)?;
+        let parent = self.tree.get(parent_path).ok_or(Code::NoNode)?;
+        self.require(parent, Permissions::CREATE)?;
+        let (parent_acl, parent_kind) = (Arc::clone(&parent.acl), parent.kind);
         let path: Arc<str> = match create.sequential {
             true => format!("{}{:010}", create.path, parent.created as i32).into(),
             false => create.path.as_str().into(),
@@ -163,7 +178,7 @@ impl<'a> Edit<'a> {
         if self.tree.get(&path).is_some() {
             return Err(Code::NodeExists);
         }
-        if matches!(parent.kind, Kind::Ephemeral(_)) {
+        if matches!(parent_kind, Kind::Ephemeral(_)) {
             return Err(Code::NoChildrenForEphemerals);
         }
         let data = create.data.as_deref();
@@ -184,18 +199,17 @@ impl<'a> Edit<'a> {
             version: 0,
             aversion: 0,
             created: 0,
-            num_children: 0,
             kind: kind_of(create.mode, session, tick_ms),
+            children: None,
+            twin: None,
         });
         self.replace(&path, Some(Arc::clone(&node)));
-        let raised = Znode {
-            created: parent.created.wrapping_add(1),
-            num_children: parent.num_children + 1,
-            pzxid: zxid,
-            ..(*parent).clone()
-        };
-        self.replace(&parent.path, Some(Arc::new(raised)));
-        self.tell(EventKind::Created, &node, Some(&parent));
+        self.update(parent_path, |parent| {
+            parent.adopt(Arc::clone(&path));
+            parent.created = parent.created.wrapping_add(1);
+            parent.pzxid = zxid;
+        });
+        self.tell(EventKind::Created, &node, Some(&parent_acl));
         Ok((path.as_ref().to_owned(), node.stat()))
     }
 
@@ -206,7 +220,7 @@ impl<'a> Edit<'a> {
     fn delete(&mut self, path: &str, version: i32) -> Result<(), Code> {
         let node = self.deletable(path)?.ok_or(Code::NoNode)?;
         expect(version, node.version)?;
-        if node.num_children > 0 {
+        if node.children.is_some() {
             return Err(Code::NotEmpty);
         }
         self.remove(&node);
@@ -227,13 +241,15 @@ impl<'a> Edit<'a> {
     /// Takes a childless znode away, without asking anyone.
     pub(crate) fn remove(&mut self, node: &Znode) {
         self.replace(&node.path, None);
-        let parent = path::parent_of(&node.path).and_then(|parent| self.tree.get(parent)).cloned();
-        if let Some(parent) = &parent {
-            let lowered =
-                Znode { num_children: parent.num_children - 1, pzxid: self.context.zxid, ..(**parent).clone() };
-            self.replace(&parent.path, Some(Arc::new(lowered)));
-        }
-        self.tell(EventKind::Deleted, node, parent.as_deref());
+        let zxid = self.context.zxid;
+        // Only the root has no parent, and nobody deletes it.
+        let parent = path::parent_of(&node.path).map(|parent| {
+            self.update(parent, |parent| {
+                parent.disown(&node.path);
+                parent.pzxid = zxid;
+            })
+        });
+        self.tell(EventKind::Deleted, node, parent.as_ref().map(|parent| &*parent.acl));
     }
 
     /// Removes all ephemerals of a session, in the order of their paths.
@@ -257,29 +273,28 @@ impl<'a> Edit<'a> {
     ///
     /// Errors: in this order: BadArguments (path), NoNode, NoAuth (WRITE), QuotaExceeded, BadVersion.
     fn set(&mut self, path: &str, data: Option<&[u8]>, version: i32) -> Result<Stat, Code> {
-        let Some(node) = self.tree.get(path).cloned() else {
+        let Some(node) = self.tree.get(path) else {
             // A path in the tree is valid, so only a missing one needs the check that comes first.
             valid(path)?;
             return Err(Code::NoNode);
         };
-        self.require(&node, Permissions::WRITE)?;
+        self.require(node, Permissions::WRITE)?;
         if self.tree.over_quota(path, 0, data.map_or(0, |data| data.len() as i64) - node.data_len() as i64) {
             return Err(Code::QuotaExceeded);
         }
         expect(version, node.version)?;
         let Context { zxid, wall_ms, tick_ms, .. } = self.context;
-        let mut next = node.with_data(data);
-        next.version = next_version(node.version);
-        next.mzxid = zxid;
-        next.mtime = wall_ms;
-        if let Kind::Container { since } | Kind::Ttl { since, .. } = &mut next.kind {
-            *since = tick_ms;
-        }
-        let stat = next.stat();
-        let next = Arc::new(next);
-        self.replace(&node.path, Some(Arc::clone(&next)));
+        let next = self.update(path, |node| {
+            node.set_data(data);
+            node.version = next_version(node.version);
+            node.mzxid = zxid;
+            node.mtime = wall_ms;
+            if let Kind::Container { since } | Kind::Ttl { since, .. } = &mut node.kind {
+                *since = tick_ms;
+            }
+        });
         self.tell(EventKind::DataChanged, &next, None);
-        Ok(stat)
+        Ok(next.stat())
     }
 
     /// Sets the ACL; only `aversion` moves.
@@ -288,12 +303,15 @@ impl<'a> Edit<'a> {
     fn set_acl(&mut self, path: &str, acl: &[Acl], version: i32) -> Result<Stat, Code> {
         valid(path)?;
         let acl = self.tree.acls.admit(acl, self.context.identities)?;
-        let node = self.find(path)?;
-        self.require(&node, Permissions::ADMIN)?;
+        let node = self.tree.get(path).ok_or(Code::NoNode)?;
+        self.require(node, Permissions::ADMIN)?;
         expect(version, node.aversion)?;
-        let next = Arc::new(Znode { acl, aversion: next_version(node.aversion), ..(*node).clone() });
-        self.replace(&node.path, Some(Arc::clone(&next)));
-        self.tell(EventKind::AclChanged, &next, None);
+        let before = Arc::clone(&node.acl);
+        let next = self.update(path, |node| {
+            node.acl = acl;
+            node.aversion = next_version(node.aversion);
+        });
+        self.tell_readers_of(&before, EventKind::AclChanged, &next, None);
         Ok(next.stat())
     }
 
@@ -345,7 +363,7 @@ impl<'a> Edit<'a> {
                 Compare::Mzxid(_, zxid) => node.is_some_and(|node| node.mzxid == *zxid),
                 Compare::Czxid(_, zxid) => node.is_some_and(|node| node.czxid == *zxid),
                 Compare::Data(_, data) => node.is_some_and(|node| node.data.as_deref() == Some(data.as_ref())),
-                Compare::NumChildren(_, count) => node.is_some_and(|node| node.num_children == *count),
+                Compare::NumChildren(_, count) => node.is_some_and(|node| node.num_children() == *count),
             };
         }
         Ok(all)
@@ -421,6 +439,25 @@ impl<'a> Edit<'a> {
                 Some(node) if node.czxid == *token => Ok(StepReply::Checked),
                 _ => Err(Code::GuardFailed),
             },
+            Step::RaiseCounter { path, created } => {
+                self.raise_counter(path, *created).map(|stat| StepReply::Set { stat })
+            }
         }
+    }
+
+    /// Raises the counter of a znode's children; nobody is told, since no child came or went.
+    ///
+    /// Errors: in this order: BadArguments (path), NoNode, NoAuth (ADMIN).
+    fn raise_counter(&mut self, path: &str, created: u32) -> Result<Stat, Code> {
+        valid(path)?;
+        let node = self.find(path)?;
+        self.require(&node, Permissions::ADMIN)?;
+        if created <= node.created {
+            return Ok(node.stat());
+        }
+        let next = Znode { created, ..(*node).clone() };
+        let stat = next.stat();
+        self.replace(&node.path, Some(Arc::new(next)));
+        Ok(stat)
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use quorate_model::{
     Acl, Compare, Create, CreateMode, EventKind, Identity, ListChildren, NodeId, Permissions, Read, SessionId, Step,
-    Write, Zxid, path,
+    Write, Zxid, limits, path,
 };
 
 use crate::{
@@ -169,7 +169,8 @@ impl Generator {
             stamp.tick_ms -= self.rng.pick(&[10, 25]).min(stamp.tick_ms - 1);
         }
         if self.rng.chance(1) {
-            self.stamp.tick_ms += quorate_model::limits::CONTAINER_UNUSED_MS;
+            // A leap as after an hour without a leader.
+            self.stamp.tick_ms += 3_600_000;
         }
         Command { stamp, body: self.body() }
     }
@@ -433,7 +434,7 @@ impl Generator {
         if let Some(known) = self.sessions.get_mut(&session) {
             known.acked = acked;
         }
-        let caller = Caller { session, generation, seq, acked, identities: self.identities() };
+        let caller = Caller { session, generation, seq, acked, identities: self.identities().into() };
         Body::Write { caller, write: self.any_write() }
     }
 
@@ -455,7 +456,10 @@ impl Generator {
             94..=96 => self.quota(),
             97 => self.large(),
             98 => Write::CloseSession,
-            _ => Write::Multi(vec![Step::Check { path: "/".into(), version: -1 }; 129]),
+            _ => {
+                let compare = vec![Compare::Exists("/".into()); limits::TXN_MAX_COMPARES + 1];
+                Write::Txn { compare, then: Vec::new(), or_else: Vec::new() }
+            }
         }
     }
 
@@ -464,7 +468,7 @@ impl Generator {
     }
 
     fn step(&mut self) -> Step {
-        match self.rng.below(20) {
+        match self.rng.below(21) {
             0..=6 => Step::Create(self.create()),
             7..=8 => Step::CreateIfAbsent(self.create()),
             9..=10 => Step::Delete { path: self.existing(), version: self.version() },
@@ -472,7 +476,10 @@ impl Generator {
             12..=14 => Step::Set { path: self.existing(), data: self.data(), version: -1 },
             15..=16 => Step::Check { path: self.path(), version: self.version() },
             17..=18 => Step::CheckAbsent { path: self.child() },
-            _ => Step::Guard { path: self.path(), token: self.zxid() },
+            19 => Step::Guard { path: self.path(), token: self.zxid() },
+            _ => {
+                Step::RaiseCounter { path: self.path(), created: self.rng.pick(&[0, 3, 40, i32::MAX as u32, u32::MAX]) }
+            }
         }
     }
 

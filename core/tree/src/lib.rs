@@ -65,7 +65,7 @@ mod tree;
 pub mod watch;
 mod znode;
 
-pub use applied::{Applied, Change, OriginReply, SessionNews, Subject, Value, Verdict};
+pub use applied::{Applied, Change, Changes, OriginReply, SessionNews, Subject, Value, Verdict};
 pub use command::{Body, Caller, Command, Origin, Stamp};
 pub use digest::Digest;
 pub use history::History;

@@ -20,7 +20,7 @@ use crate::{
     quota,
     state::{State, StateStats},
     tree::Tree,
-    znode::Znode,
+    znode::{Paths, Znode},
 };
 
 /// A page of children ends before it holds more than this, in bytes of names and data (but never empty).
@@ -33,11 +33,33 @@ pub struct View {
     tree: Tree,
     history: History,
     stats: StateStats,
+    no_children: Paths,
+}
+
+impl State {
+    /// The stat of a znode, without a check of permissions: for events, whose own ACL decided that.
+    pub fn stat(&self, path: &str) -> Option<Stat> {
+        self.tree.get(path).map(|node| node.stat())
+    }
+
+    /// Data and stat of a znode that `subject` may read, for a watch that asks for them.
+    pub fn value(&self, subject: &Subject, path: &str) -> Option<Value> {
+        match self.view().query(subject, &Read::Get(path.to_owned())) {
+            Ok(Answer::Node { data, stat }) => Some(Value { data, stat }),
+            _ => None,
+        }
+    }
 }
 
 impl View {
     pub(crate) fn new(state: &State) -> Self {
-        Self { zxid: state.last_zxid(), tree: state.tree.clone(), history: state.history.clone(), stats: state.stats() }
+        Self {
+            zxid: state.last_zxid(),
+            tree: state.tree.clone(),
+            history: state.history.clone(),
+            stats: state.stats(),
+            no_children: Paths::new(),
+        }
     }
 
     /// The last entry that this view shows.
@@ -60,14 +82,6 @@ impl View {
         acl::allows(acl, &subject.identities, wanted)
     }
 
-    /// Data and stat for a watch that asks for values, without a check of permissions (the event's ACL decided that).
-    pub fn value(&self, path: &str) -> Option<Value> {
-        self.tree.get(path).map(|node| {
-            let (data, stat) = self.shown(node);
-            Value { data, stat }
-        })
-    }
-
     /// Answers one read.
     ///
     /// Errors: NoNode, NoAuth; in a multi-read BadArguments for a nested one and LimitExceeded for too many.
@@ -83,6 +97,48 @@ impl View {
             }
             read => self.single(subject, read).map_err(Refusal::from),
         }
+    }
+
+    /// Hands data and stat of a znode to `then`, without copying the data.
+    ///
+    /// Errors: NoNode, NoAuth.
+    pub fn with_data<T>(
+        &self,
+        subject: &Subject,
+        path: &str,
+        then: impl FnOnce(Option<&[u8]>, Stat) -> T,
+    ) -> Result<T, Code> {
+        let node = self.find(subject, path, Permissions::READ)?;
+        if quota::counted_by(path).is_some() {
+            let (data, stat) = self.shown(node);
+            return Ok(then(data.as_deref(), stat));
+        }
+        Ok(then(node.data.as_deref(), node.stat()))
+    }
+
+    /// The stat of a znode.
+    ///
+    /// Errors: NoNode, NoAuth.
+    pub fn stat(&self, subject: &Subject, path: &str) -> Result<Stat, Code> {
+        self.find(subject, path, Permissions::READ).map(|node| self.shown(node).1)
+    }
+
+    /// The stat of a znode if there is one, whoever asks: ZooKeeper tells watchers who come back what became of it.
+    pub fn peek(&self, path: &str) -> Option<Stat> {
+        self.tree.get(path).map(|node| node.stat())
+    }
+
+    /// Names of all children, sorted by bytes, in one list; and the parent's stat.
+    ///
+    /// Errors: NoNode, NoAuth.
+    pub fn names<'a>(
+        &'a self,
+        subject: &Subject,
+        path: &str,
+    ) -> Result<(impl ExactSizeIterator<Item = &'a str>, Stat), Code> {
+        let parent = self.find(subject, path, Permissions::READ)?;
+        let children = self.tree.children(path).unwrap_or(&self.no_children);
+        Ok((children.iter().map(|child| path::name_of(child)), self.shown(parent).1))
     }
 
     fn single(&self, subject: &Subject, read: &Read) -> Result<Answer, Code> {

@@ -16,6 +16,7 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 
 use imbl::OrdMap;
 use quorate_model::{Code, NodeId, Refusal, Reply, SessionId, Zxid, limits};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -33,7 +34,7 @@ pub(crate) struct Recorded {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RecordedBody {
     /// postcard of `Result<Reply, Refusal>`.
-    Kept(Box<[u8]>),
+    Kept(SmallVec<[u8; REPLY_INLINE_BYTES]>),
     /// Too large to keep: the hash of its bytes.
     Hash(u64),
 }
@@ -93,6 +94,13 @@ pub struct Session {
     pub(crate) ring_bytes: usize,
 }
 
+/// A session as it is kept: with its own term, records apart, which each write would else compute twice.
+#[derive(Clone)]
+struct Kept {
+    session: Session,
+    term: Digest,
+}
+
 /// Shows no secret, not even its hash.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,6 +150,9 @@ impl Session {
 /// Most encoded answers are shorter than this and are made on the stack.
 const SHORT_REPLY_BYTES: usize = 256;
 
+/// A stat and a short path: such answers are kept without an allocation of their own.
+const REPLY_INLINE_BYTES: usize = 64;
+
 /// Whether a write may run.
 pub(crate) enum Admission {
     /// It is the next one.
@@ -153,14 +164,14 @@ pub(crate) enum Admission {
 /// All open sessions.
 #[derive(Clone, Default)]
 pub(crate) struct Sessions {
-    table: OrdMap<SessionId, Arc<Session>>,
+    table: OrdMap<SessionId, Arc<Kept>>,
     by_nonce: OrdMap<u128, SessionId>,
     digest: Digest,
 }
 
 impl Sessions {
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.table.get(&id).map(|session| &**session)
+        self.table.get(&id).map(|kept| &kept.session)
     }
 
     pub(crate) fn by_nonce(&self, nonce: u128) -> Option<(SessionId, &Session)> {
@@ -169,7 +180,7 @@ impl Sessions {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
-        self.table.iter().map(|(id, session)| (*id, &**session))
+        self.table.iter().map(|(id, kept)| (*id, &kept.session))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -184,23 +195,25 @@ impl Sessions {
     pub(crate) fn insert(&mut self, id: SessionId, session: Session) {
         self.digest.add(session.terms(id));
         self.by_nonce.insert(session.nonce, id);
-        self.table.insert(id, Arc::new(session));
+        let term = session.term(id);
+        self.table.insert(id, Arc::new(Kept { session, term }));
     }
 
     /// Takes a session away with all it has recorded; false if there is none.
     pub(crate) fn remove(&mut self, id: SessionId) -> bool {
-        let Some(session) = self.table.remove(&id) else { return false };
-        self.digest.sub(session.terms(id));
-        self.by_nonce.remove(&session.nonce);
+        let Some(kept) = self.table.remove(&id) else { return false };
+        self.digest.sub(kept.session.terms(id));
+        self.by_nonce.remove(&kept.session.nonce);
         true
     }
 
     /// Changes fields of a session and keeps the digest true; the records are not touched.
     pub(crate) fn update(&mut self, id: SessionId, change: impl FnOnce(&mut Session)) {
-        let Some(session) = self.table.get_mut(&id).map(Arc::make_mut) else { return };
-        self.digest.sub(session.term(id));
+        let Some(Kept { session, term }) = self.table.get_mut(&id).map(Arc::make_mut) else { return };
         change(session);
-        self.digest.add(session.term(id));
+        self.digest.sub(*term);
+        *term = session.term(id);
+        self.digest.add(*term);
     }
 
     /// The order of rules.md 11: session open, generation current, recorded, stale, next. Only what runs is recorded.
@@ -232,8 +245,7 @@ impl Sessions {
 
     /// Records the answer of the session's next write, after dropping what the client has and what the ring can't hold.
     pub(crate) fn record(&mut self, id: SessionId, acked: u64, zxid: Zxid, result: &Result<Reply, Refusal>) {
-        let Some(session) = self.table.get_mut(&id).map(Arc::make_mut) else { return };
-        self.digest.sub(session.term(id));
+        let Some(Kept { session, term }) = self.table.get_mut(&id).map(Arc::make_mut) else { return };
         let acked = acked.min(session.last_seq);
         while session.acked < acked || session.ring.len() >= limits::SESSION_WINDOW {
             let Some(dropped) = session.ring.pop_front() else { break };
@@ -260,7 +272,9 @@ impl Sessions {
         session.ring_bytes += recorded.len();
         self.digest.add(recorded.term(id, session.last_seq));
         session.ring.push_back(recorded);
-        self.digest.add(session.term(id));
+        self.digest.sub(*term);
+        *term = session.term(id);
+        self.digest.add(*term);
     }
 
     pub(crate) fn recompute_digest(&self) -> Digest {

@@ -208,6 +208,11 @@ impl State {
         self.tree.ephemerals(session).map_or(0, |paths| paths.len())
     }
 
+    /// Paths of a session's ephemerals, sorted.
+    pub fn ephemeral_paths(&self, session: SessionId) -> Vec<String> {
+        self.tree.ephemerals(session).into_iter().flatten().map(|path| path.to_string()).collect()
+    }
+
     /// Sizes, in O(1).
     pub fn stats(&self) -> StateStats {
         StateStats {

@@ -3,20 +3,20 @@
 //! | structure | holds | for |
 //! |---|---|---|
 //! | `nodes` | path -> znode, by the path's hash; look-up only, its order means nothing | every access |
-//! | `children` | path -> ordered paths of children | listing, walks |
+//! | in each znode | ordered paths of its children | listing, walks |
 //! | `ephemerals` | session -> ordered paths | end of a session, `Read::Ephemerals` |
 //! | `due` | (tick, path) of childless container and TTL znodes | the leader's sweep |
 //! | `quotas` | path -> limits and usage | rules.md 29 |
 //!
-//! All are persistent structures: a clone is O(1) and shares everything until one side changes. [`Tree::replace`] is the
-//! only mutator: it keeps the indexes, the counts and the digest true, so that taking a change back is the same call
-//! with the old znode. A parent's own counters are a znode like any other and are replaced by whoever adds the child.
+//! All are persistent structures: a clone is O(1) and shares everything until one side changes. [`Tree::replace`] and
+//! [`Tree::update`] are the only mutators: they keep the indexes, the counts and the digest true, and taking a change
+//! back is to replace a znode by what it was. A znode that no clone shares is updated where it lies. The parent's list
+//! of children and its counters are changed by whoever adds or removes the child.
 //!
 //! Absent: permissions, versions, the order of checks (`edit.rs`).
 
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
-use equivalent::{Comparable, Equivalent};
 use imbl::{OrdMap, OrdSet, shared_ptr::DefaultSharedPtr};
 use quorate_model::{Acl, SessionId, Zxid, path};
 use xxhash_rust::xxh3::xxh3_64;
@@ -25,91 +25,55 @@ use crate::{
     acl::{AclList, Acls},
     digest::Digest,
     quota::{self, Limits, Quota, Quotas},
-    znode::{Kind, Znode, data_hash},
+    znode::{Kind, Paths, Znode, data_hash, list_of},
 };
 
-/// Something with a path, ordered by the hash of that path. The order means nothing, but comparing hashes that lie in
-/// the map's own nodes touches no znode, and copying such a node after a view was taken touches a few only (a hash
-/// trie's wider nodes took twice as long). Equal hashes are told apart by the path.
-#[derive(Clone)]
-struct Hashed<T> {
-    hash: u64,
-    of: T,
+/// The key of a path: the look-up compares numbers that lie in the map's own nodes and touches one znode, at its end.
+/// Unit tests live with a few keys, so that znodes share them all the time.
+fn key(path: &str) -> u64 {
+    let hash = xxh3_64(path.as_bytes());
+    if cfg!(test) { hash % 8 } else { hash }
 }
 
-trait Path {
-    fn path(&self) -> &str;
+/// The znode with this path among those that share a key.
+fn of_path<'a>(first: &'a Arc<Znode>, path: &str) -> Option<&'a Arc<Znode>> {
+    std::iter::successors(Some(first), |node| node.twin.as_ref()).find(|node| &*node.path == path)
 }
 
-impl Path for Arc<Znode> {
-    fn path(&self) -> &str {
-        &self.path
+/// The same, to be changed: what is passed on the way to a twin is no longer shared with other trees.
+fn of_path_mut<'a>(first: &'a mut Arc<Znode>, path: &str) -> Option<&'a mut Arc<Znode>> {
+    let mut at = first;
+    while *at.path != *path {
+        at.twin.as_ref()?;
+        at = Arc::make_mut(at).twin.as_mut()?;
     }
+    Some(at)
 }
 
-impl Path for Arc<str> {
-    fn path(&self) -> &str {
-        self
-    }
-}
-
-impl<T: Path> Hashed<T> {
-    fn new(of: T) -> Self {
-        Self { hash: xxh3_64(of.path().as_bytes()), of }
-    }
-}
-
-impl<T: Path> Ord for Hashed<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.hash.cmp(&other.hash).then_with(|| self.of.path().cmp(other.of.path()))
-    }
-}
-impl<T: Path> PartialOrd for Hashed<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<T: Path> Eq for Hashed<T> {}
-impl<T: Path> PartialEq for Hashed<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-/// Finds a [`Hashed`] by its path.
-struct Key<'a> {
-    hash: u64,
-    path: &'a str,
-}
-
-impl<'a> Key<'a> {
-    fn of(path: &'a str) -> Self {
-        Self { hash: xxh3_64(path.as_bytes()), path }
-    }
-}
-
-impl<T: Path> Comparable<Hashed<T>> for Key<'_> {
-    fn compare(&self, other: &Hashed<T>) -> Ordering {
-        self.hash.cmp(&other.hash).then_with(|| self.path.cmp(other.of.path()))
-    }
-}
-impl<T: Path> Equivalent<Hashed<T>> for Key<'_> {
-    fn equivalent(&self, other: &Hashed<T>) -> bool {
-        self.compare(other).is_eq()
-    }
-}
-
-pub(crate) type Paths = OrdSet<Arc<str>>;
-
-/// Znodes of a snapshot that are not in the tree yet.
+/// Znodes of a snapshot that are not in the tree yet, by key.
 #[derive(Default)]
-pub(crate) struct Loaded(Vec<Hashed<Arc<Znode>>>);
+pub(crate) struct Loaded(Vec<(u64, Arc<Znode>)>);
+
+/// What the indexes of a znode are made from.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Marks {
+    owner: Option<SessionId>,
+    due: Option<u64>,
+    /// Bytes of its data.
+    bytes: u64,
+}
+
+impl Marks {
+    fn of(node: &Znode) -> Self {
+        Self { owner: node.owner(), due: node.due(), bytes: node.data_len() as u64 }
+    }
+}
 
 /// The znodes and their indexes.
 #[derive(Clone, Default)]
 pub(crate) struct Tree {
-    nodes: OrdSet<Hashed<Arc<Znode>>>,
-    children: OrdMap<Hashed<Arc<str>>, Paths>,
+    nodes: OrdMap<u64, Arc<Znode>>,
+    count: usize,
     ephemerals: OrdMap<SessionId, Paths>,
     due: OrdSet<(u64, Arc<str>)>,
     quotas: Quotas,
@@ -125,28 +89,29 @@ impl Tree {
         Self::default()
     }
 
-    /// ZooKeeper's fresh tree. As there, these four count as no one's created children, so `/` has cversion -1.
+    /// ZooKeeper's fresh tree. As there, these four count as no one's created children, so `/` has cversion -1, and the ACL
+    /// of `/zookeeper/config` was set with version -1.
     pub(crate) fn fresh() -> Self {
         let mut tree = Self::empty();
         let open = tree.acls.intern(Acl::open());
         let config = tree.acls.intern(Acl::read_only());
-        for (path, acl, num_children) in [
-            ("/", &open, 1),
-            ("/zookeeper", &open, 2),
-            (quota::QUOTA_ROOT, &open, 0),
-            ("/zookeeper/config", &config, 0),
+        for (path, acl, children, aversion) in [
+            ("/", &open, &["/zookeeper"][..], 0),
+            ("/zookeeper", &open, &["/zookeeper/config", quota::QUOTA_ROOT], 0),
+            (quota::QUOTA_ROOT, &open, &[], 0),
+            ("/zookeeper/config", &config, &[], -1),
         ] {
-            tree.replace(&Arc::from(path), Some(Arc::new(built_in(path, acl, num_children))));
+            tree.replace(&Arc::from(path), Some(Arc::new(built_in(path, acl, children, aversion))));
         }
         tree
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&Arc<Znode>> {
-        self.nodes.get(&Key::of(path)).map(|found| &found.of)
+        of_path(self.nodes.get(&key(path))?, path)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+        self.count
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -162,7 +127,7 @@ impl Tree {
     }
 
     pub(crate) fn children(&self, path: &str) -> Option<&Paths> {
-        self.children.get(&Key::of(path))
+        self.get(path)?.children.as_deref()
     }
 
     pub(crate) fn ephemerals(&self, session: SessionId) -> Option<&Paths> {
@@ -200,11 +165,7 @@ impl Tree {
                     };
                 },
             };
-            if node.num_children > 0
-                && let Some(children) = self.children(&node.path)
-            {
-                stack.push(children.iter());
-            }
+            stack.extend(node.children.as_deref().map(Paths::iter));
             Some(node)
         })
     }
@@ -236,48 +197,108 @@ impl Tree {
     /// After:   indexes, counts and digest are those of the new tree.
     pub(crate) fn replace(&mut self, path: &Arc<str>, new: Option<Arc<Znode>>) -> Option<Arc<Znode>> {
         let old = match &new {
-            Some(new) => self.nodes.insert(Hashed::new(Arc::clone(new))),
-            None => self.nodes.remove(&Key::of(path)),
+            Some(new) => self.put(Arc::clone(new)),
+            None => self.take(path),
         };
-        let old = old.map(|old| old.of);
         if let Some(old) = &old {
             self.digest.sub(old.term());
-            self.data_bytes -= old.data_len() as u64;
+            self.count -= 1;
         }
         if let Some(new) = &new {
             self.digest.add(new.term());
-            self.data_bytes += new.data_len() as u64;
+            self.count += 1;
         }
-        match (&old, &new) {
-            (None, Some(new)) => self.link(&new.path),
-            (Some(old), None) => self.unlink(&old.path),
-            _ => {}
-        }
-        self.index_kind(path, old.as_deref(), new.as_deref());
-        self.index_quota(path, old.as_deref(), new.as_deref());
+        self.index(path, old.as_deref().map(Marks::of), new.as_deref());
         old
+    }
+
+    /// Changes a znode, but not its path, and returns it as it is then; `None` where there is none.
+    ///
+    /// After:   as after [`Tree::replace`].
+    pub(crate) fn update(&mut self, path: &str, change: impl FnOnce(&mut Znode)) -> Option<Arc<Znode>> {
+        let shared = of_path_mut(self.nodes.get_mut(&key(path))?, path)?;
+        let (marks, term) = (Marks::of(shared), shared.term());
+        let node = Arc::make_mut(shared);
+        change(node);
+        let new = Arc::clone(shared);
+        self.digest.sub(term);
+        self.digest.add(new.term());
+        self.index(&new.path, Some(marks), Some(&new));
+        Some(new)
+    }
+
+    /// Puts a znode among those with its key, in the place of the one with its path.
+    fn put(&mut self, mut new: Arc<Znode>) -> Option<Arc<Znode>> {
+        let key = key(&new.path);
+        let Some(first) = self.nodes.get(&key) else {
+            self.nodes.insert(key, new);
+            return None;
+        };
+        let old = of_path(first, &new.path).cloned();
+        let twin = match &old {
+            Some(old) => old.twin.clone(),
+            None => Some(Arc::clone(first)),
+        };
+        if twin.is_some() || new.twin.is_some() {
+            Arc::make_mut(&mut new).twin = twin;
+        }
+        let place = match &old {
+            Some(old) => self.nodes.get_mut(&key).and_then(|first| of_path_mut(first, &old.path)),
+            None => self.nodes.get_mut(&key),
+        };
+        *place.expect("found above") = new;
+        old
+    }
+
+    /// Takes the znode with this path out of those with its key.
+    fn take(&mut self, path: &str) -> Option<Arc<Znode>> {
+        let key = key(path);
+        let first = self.nodes.get(&key)?;
+        let old = Arc::clone(of_path(first, path)?);
+        if !Arc::ptr_eq(first, &old) {
+            let mut at = self.nodes.get_mut(&key)?;
+            while at.twin.as_ref().is_some_and(|twin| !Arc::ptr_eq(twin, &old)) {
+                at = Arc::make_mut(at).twin.as_mut()?;
+            }
+            Arc::make_mut(at).twin = old.twin.clone();
+        } else if let Some(twin) = &old.twin {
+            self.nodes.insert(key, Arc::clone(twin));
+        } else {
+            self.nodes.remove(&key);
+        }
+        Some(old)
+    }
+
+    /// Brings the indexes from an old znode's marks to those of a new one.
+    fn index(&mut self, path: &Arc<str>, old: Option<Marks>, new: Option<&Znode>) {
+        let marks = new.map(Marks::of);
+        self.index_kind(path, old.unwrap_or_default(), marks.unwrap_or_default());
+        self.index_quota(path, old, marks, new);
     }
 
     /// Counts a znode of a snapshot and puts it aside in `loaded`; true if it is a limits node, whose quota waits until
     /// all is loaded.
     pub(crate) fn load(&mut self, node: Znode, loaded: &mut Loaded) -> bool {
         self.digest.add(node.term());
-        self.data_bytes += node.data_len() as u64;
+        self.count += 1;
         let limits_node = quota::limited_by(&node.path).is_some();
-        self.index_kind(&Arc::clone(&node.path), None, Some(&node));
-        loaded.0.push(Hashed::new(Arc::new(node)));
+        self.index_kind(&node.path, Marks::default(), Marks::of(&node));
+        loaded.0.push((key(&node.path), Arc::new(node)));
         limits_node
     }
 
     /// Adds the znodes put aside. Inserting them in order takes half the time of inserting them as they come.
     pub(crate) fn load_all(&mut self, mut loaded: Loaded) {
-        loaded.0.sort_unstable();
+        loaded.0.sort_unstable_by_key(|(key, _)| *key);
+        loaded.0.dedup_by(|(key, node), (before, first)| {
+            let twins = key == before;
+            if twins {
+                Arc::make_mut(node).twin = Some(Arc::clone(first));
+                *first = Arc::clone(node);
+            }
+            twins
+        });
         self.nodes = loaded.0.into_iter().collect();
-    }
-
-    /// Adds the children of a znode of a snapshot, in order.
-    pub(crate) fn load_children(&mut self, parent: Arc<str>, children: Vec<Arc<str>>) {
-        self.children.insert(Hashed::new(parent), children.into());
     }
 
     /// Adds the quota of a limits node, after all znodes and children are loaded.
@@ -288,33 +309,11 @@ impl Tree {
         }
     }
 
-    fn link(&mut self, path: &Arc<str>) {
-        let Some(parent) = path::parent_of(path) else { return };
-        match self.children.get_mut(&Key::of(parent)) {
-            Some(siblings) => {
-                siblings.insert(Arc::clone(path));
-            }
-            None => {
-                let parent = self.get(parent).map_or_else(|| Arc::from(parent), |node| Arc::clone(&node.path));
-                self.children.insert(Hashed::new(parent), Paths::unit(Arc::clone(path)));
-            }
-        }
-    }
-
-    fn unlink(&mut self, path: &Arc<str>) {
-        let Some(parent) = path::parent_of(path) else { return };
-        let Some(siblings) = self.children.get_mut(&Key::of(parent)) else { return };
-        siblings.remove(path);
-        if siblings.is_empty() {
-            self.children.remove(&Key::of(parent));
-        }
-    }
-
-    /// Ephemerals and due znodes; touched only by those.
-    fn index_kind(&mut self, path: &Arc<str>, old: Option<&Znode>, new: Option<&Znode>) {
-        let owners = (old.and_then(Znode::owner), new.and_then(Znode::owner));
-        if owners.0 != owners.1 {
-            if let Some(owner) = owners.0
+    /// Bytes, ephemerals and due znodes; the last two are touched only by those.
+    fn index_kind(&mut self, path: &Arc<str>, old: Marks, new: Marks) {
+        self.data_bytes = self.data_bytes + new.bytes - old.bytes;
+        if old.owner != new.owner {
+            if let Some(owner) = old.owner
                 && let Some(owned) = self.ephemerals.get_mut(&owner)
             {
                 owned.remove(path);
@@ -323,30 +322,29 @@ impl Tree {
                     self.ephemerals.remove(&owner);
                 }
             }
-            if let Some(owner) = owners.1 {
+            if let Some(owner) = new.owner {
                 let mut owned = self.ephemerals.remove(&owner).unwrap_or_default();
                 owned.insert(Arc::clone(path));
                 self.ephemerals.insert(owner, owned);
                 self.ephemeral_count += 1;
             }
         }
-        let due = (old.and_then(Znode::due), new.and_then(Znode::due));
-        if due.0 != due.1 {
-            if let Some(after) = due.0 {
+        if old.due != new.due {
+            if let Some(after) = old.due {
                 self.due.remove(&(after, Arc::clone(path)));
             }
-            if let Some(after) = due.1 {
+            if let Some(after) = new.due {
                 self.due.insert((after, Arc::clone(path)));
             }
         }
     }
 
     /// Limits and usage; touched only where there are quotas.
-    fn index_quota(&mut self, path: &str, old: Option<&Znode>, new: Option<&Znode>) {
+    fn index_quota(&mut self, path: &str, old: Option<Marks>, new: Option<Marks>, node: Option<&Znode>) {
         if let Some(limited) = quota::limited_by(path) {
-            self.limit(limited, new);
+            self.limit(limited, node);
         } else if !self.quotas.is_empty() {
-            let size = |node: Option<&Znode>| node.map_or((0, 0), |node| (1, node.data_len() as i64));
+            let size = |marks: Option<Marks>| marks.map_or((0, 0), |marks| (1, marks.bytes as i64));
             let (before, after) = (size(old), size(new));
             for above in quota::lineage(path) {
                 if let Some(quota) = self.quotas.get_mut(above) {
@@ -391,10 +389,15 @@ impl Tree {
             let path = &node.path;
             path::validate(path).map_err(|error| error.to_string())?;
             nodes += 1;
-            let children = self.children(path).map_or(0, Paths::len);
+            let children = node.children.as_deref().map_or(0, Paths::len);
             indexed_children += children;
-            if node.num_children as usize != children {
-                return Err(format!("{path}: num_children {} but {children} children", node.num_children));
+            if node.children.is_some() && children == 0 {
+                return Err(format!("{path}: an empty list of children"));
+            }
+            if let Some(stray) =
+                node.children.iter().flat_map(|list| list.iter()).find(|c| path::parent_of(c) != Some(path))
+            {
+                return Err(format!("{path}: {stray} is no child of it"));
             }
             if matches!(node.kind, Kind::Ephemeral(_)) && children > 0 {
                 return Err(format!("{path}: an ephemeral with {children} children"));
@@ -408,15 +411,13 @@ impl Tree {
             if node.czxid > node.mzxid || node.czxid > node.pzxid {
                 return Err(format!("{path}: czxid {} after mzxid {} or pzxid {}", node.czxid, node.mzxid, node.pzxid));
             }
-            seen.index_kind(path, None, Some(node));
+            seen.index_kind(path, Marks::default(), Marks::of(node));
             limited += usize::from(quota::limited_by(path).is_some());
-            seen.data_bytes += node.data_len() as u64;
         }
-        let all_children = self.children.len();
-        let parents = self.walk("/").filter(|node| node.num_children > 0).count();
+        let kept = |first: &Arc<Znode>| std::iter::successors(Some(first), |node| node.twin.as_ref()).count();
+        equal("znodes kept", self.nodes.values().map(kept).sum::<usize>(), self.len())?;
         equal("znodes reached from the root", nodes, self.len())?;
         equal("indexed children and the root", indexed_children + 1, self.len())?;
-        equal("znodes with children", parents, all_children)?;
         equal("bytes of data", seen.data_bytes, self.data_bytes)?;
         equal("ephemerals", seen.ephemeral_count, self.ephemeral_count)?;
         if seen.ephemerals != self.ephemerals || seen.due != self.due {
@@ -441,7 +442,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, counted: T, kept: T) -> Res
     if counted == kept { Ok(()) } else { Err(format!("{what}: counted {counted:?}, kept {kept:?}")) }
 }
 
-fn built_in(path: &str, acl: &Arc<AclList>, num_children: u32) -> Znode {
+fn built_in(path: &str, acl: &Arc<AclList>, children: &[&str], aversion: i32) -> Znode {
     Znode {
         path: Arc::from(path),
         data: Some(Arc::from([])),
@@ -453,9 +454,10 @@ fn built_in(path: &str, acl: &Arc<AclList>, num_children: u32) -> Znode {
         ctime: 0,
         mtime: 0,
         version: 0,
-        aversion: 0,
+        aversion,
         created: 0,
-        num_children,
         kind: Kind::Persistent,
+        children: list_of(children.iter().map(|path| Arc::from(*path)).collect()),
+        twin: None,
     }
 }

@@ -18,7 +18,7 @@
 //! for the path, one for its parent, and one for each further ancestor only while somebody watches recursively.
 //!
 //! Absent: queues, values, resumption from the history (the server does these), and any order that a hash map gives.
-//! Source: ZooKeeper server/watch/WatchManager.java `triggerWatch`; zookeeper.md section 2, Watches.
+//! Source: ZooKeeper server/watch/WatchManager.java `triggerWatch`.
 
 // Hash maps are banned in this crate for what their order could do to replicated state. This table is not replicated,
 // is asked by key, and sorts the one list that it makes of all keys.
@@ -252,6 +252,16 @@ impl WatchTable {
         }
     }
 
+    /// Whether there is such a registration.
+    pub fn contains(&self, watcher: WatcherId, path: &str, mode: WatchMode, kind: WatchKind) -> bool {
+        self.paths.get(path).is_some_and(|listeners| listeners.contains(watcher, List::of(mode, kind)))
+    }
+
+    /// Paths that a connection watches, each watch stream counted apart.
+    pub fn watches_of(&self, connection: u64) -> usize {
+        self.connections.get(&connection).map_or(0, |known| known.watches.len())
+    }
+
     /// Takes one registration away and says whether it was there.
     pub fn cancel(&mut self, watcher: WatcherId, path: &str, mode: WatchMode, kind: WatchKind) -> bool {
         self.forget(watcher, path, List::of(mode, kind))
@@ -381,6 +391,13 @@ impl WatchTable {
     /// Connections that watch.
     pub fn connections(&self) -> usize {
         self.connections.len()
+    }
+
+    /// Shows every registration: its path and its connection, in no order. For operators: looks at all of them.
+    pub fn each(&self, show: &mut dyn FnMut(&str, u64)) {
+        self.paths
+            .iter()
+            .for_each(|(path, listeners)| listeners.iter().for_each(|listener| show(path, listener.id.connection)));
     }
 
     /// The `limit` most watched paths with their numbers of watches, most first, equals by path.

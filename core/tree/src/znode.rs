@@ -1,7 +1,7 @@
 //! [`Znode`]: one element of the tree as it is stored.
 //!
-//! A znode is never changed in place: a change makes a new one, and `Tree::replace` puts it where the old one was. It
-//! holds no names of children; those are an index of the tree, made from the paths of the znodes themselves.
+//! Whoever else holds a znode (a view, a snapshot, what may be taken back) never sees it change: `Tree::update` copies it
+//! first then, and changes it where it lies otherwise.
 //!
 //! Absent: any rule of who may change what (`edit.rs`).
 
@@ -51,6 +51,14 @@ impl TtlMs {
     }
 }
 
+/// Paths in the order of their bytes.
+pub(crate) type Paths = imbl::OrdSet<Arc<str>>;
+
+/// A list of children; `None` is the empty one, which nearly all znodes have.
+pub(crate) fn list_of(children: Vec<Arc<str>>) -> Option<Box<Paths>> {
+    (!children.is_empty()).then(|| Box::new(children.into()))
+}
+
 /// What is stored of one znode.
 #[derive(Clone, Debug)]
 pub(crate) struct Znode {
@@ -68,9 +76,14 @@ pub(crate) struct Znode {
     pub(crate) aversion: i32,
     /// Children ever created, modulo 2^32: the counter of sequential names.
     pub(crate) created: u32,
-    pub(crate) num_children: u32,
     pub(crate) kind: Kind,
+    /// Their whole paths. Never empty.
+    pub(crate) children: Option<Box<Paths>>,
+    /// The next znode whose path has the same key in the tree; hardly any has one. No part of the state.
+    pub(crate) twin: Option<Arc<Znode>>,
 }
+
+const _: () = assert!(size_of::<Znode>() <= 144, "with its counts it fits an allocator's class of 160 bytes");
 
 impl Znode {
     /// The stat that clients see.
@@ -82,11 +95,33 @@ impl Znode {
             ctime: self.ctime,
             mtime: self.mtime,
             version: self.version,
-            cversion: self.created.wrapping_mul(2).wrapping_sub(self.num_children) as i32,
+            cversion: self.created.wrapping_mul(2).wrapping_sub(self.num_children()) as i32,
             aversion: self.aversion,
             ephemeral_owner: self.owner().unwrap_or_default(),
             data_length: self.data_len() as u32,
-            num_children: self.num_children,
+            num_children: self.num_children(),
+        }
+    }
+
+    pub(crate) fn num_children(&self) -> u32 {
+        self.children.as_ref().map_or(0, |children| children.len() as u32)
+    }
+
+    /// Puts a path into the list of children.
+    pub(crate) fn adopt(&mut self, child: Arc<str>) {
+        match &mut self.children {
+            Some(children) => drop(children.insert(child)),
+            None => self.children = list_of(vec![child]),
+        }
+    }
+
+    /// Takes a path out of the list of children.
+    pub(crate) fn disown(&mut self, child: &Arc<str>) {
+        if let Some(children) = &mut self.children {
+            children.remove(child);
+            if children.is_empty() {
+                self.children = None;
+            }
         }
     }
 
@@ -110,19 +145,27 @@ impl Znode {
         })
     }
 
-    /// The same znode with other data.
-    pub(crate) fn with_data(&self, data: Option<&[u8]>) -> Self {
-        Self { data: data.map(Arc::from), data_hash: data_hash(data), ..self.clone() }
+    /// Other data, in the old one's place where that fits and nobody reads it.
+    pub(crate) fn set_data(&mut self, data: Option<&[u8]>) {
+        self.data_hash = data_hash(data);
+        if let (Some(kept), Some(data)) = (self.data.as_mut().and_then(Arc::get_mut), data)
+            && kept.len() == data.len()
+        {
+            kept.copy_from_slice(data);
+        } else {
+            self.data = data.map(Arc::from);
+        }
     }
 
     /// After which tick (ms) a container or TTL znode is due for removal; `None` while it has children and for others.
     ///
-    /// Source: ZooKeeper server/ContainerManager.java `getCandidates`.
+    /// Source: ZooKeeper server/ContainerManager.java `getCandidates`, with its default of `maxNeverUsedIntervalMs`: never.
     pub(crate) fn due(&self) -> Option<u64> {
         match self.kind {
-            _ if self.num_children > 0 => None,
+            _ if self.children.is_some() => None,
             Kind::Container { .. } if self.created > 0 => Some(0),
-            Kind::Container { since } => Some(since.saturating_add(limits::CONTAINER_UNUSED_MS)),
+            // One that never had a child: whoever made it may be about to make one.
+            Kind::Container { .. } => None,
             Kind::Ttl { ttl, since } => Some(since.saturating_add(ttl.ms())),
             Kind::Persistent | Kind::Ephemeral(_) => None,
         }
@@ -149,7 +192,7 @@ impl Znode {
             .u32(self.version as u32)
             .u32(self.aversion as u32)
             .u32(self.created)
-            .u32(self.num_children)
+            .u32(self.num_children())
             .u32(tag)
             .u64(first)
             .u64(second)

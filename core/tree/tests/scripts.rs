@@ -186,13 +186,9 @@ fn show_result(result: &Result<Reply, Refusal>) -> Vec<String> {
     };
     let with = |first: String, steps: &[StepReply]| {
         let mut lines = vec![first];
-        for (index, step) in steps.iter().enumerate() {
-            let run = steps[index..].iter().take_while(|other| *other == step).count();
-            match index.checked_sub(1).is_some_and(|before| steps[before] == *step) {
-                true => {}
-                false if run > 1 => lines.push(format!("{run} x {}", show_step(step))),
-                false => lines.push(show_step(step)),
-            }
+        for run in steps.chunk_by(|one, next| one == next) {
+            let step = show_step(&run[0]);
+            lines.push(if run.len() > 1 { format!("{} x {step}", run.len()) } else { step });
         }
         lines
     };
@@ -294,7 +290,7 @@ impl Runner {
             // setacl /a world:anyone:r   version=3
             // deltree /a                 limit=10
             // multi check /a ; create /b x ; delete /c      steps: the above, and createifabsent, deleteif /a 7 (mzxid),
-            //                            check /a, checkabsent /a, guard /a 7 (czxid)
+            //                            check /a, checkabsent /a, guard /a 7 (czxid), raise /a 7 (counter)
             // txn version /a 3 ; absent /b ? create /b x : set /a y     comparisons: exists, absent, version, mzxid,
             //                            czxid, data, kids; a branch may be empty
             // close                      ends the session
@@ -486,7 +482,7 @@ impl Runner {
             generation: words.number("gen").unwrap_or(client.generation),
             seq,
             acked: words.number("acked").unwrap_or(0),
-            identities: client.identities.clone(),
+            identities: client.identities.clone().into(),
         }
     }
 
@@ -593,6 +589,7 @@ fn step(text: &str) -> Step {
         "check" => Step::Check { path: words.word(0), version },
         "checkabsent" => Step::CheckAbsent { path: words.word(0) },
         "guard" => Step::Guard { path: words.word(0), token: Zxid(number(&words.word(1))) },
+        "raise" => Step::RaiseCounter { path: words.word(0), created: number(&words.word(1)) },
         other => panic!("no such step: {other:?}"),
     }
 }
@@ -622,7 +619,7 @@ fn write(line: &str) -> Write {
         "set" => Write::Set { path: words.word(0), data: data(words.plain[1]), version },
         "setacl" => Write::SetAcl { path: words.word(0), acl: acl(words.plain[1]), version },
         "deltree" => Write::DeleteTree { path: words.word(0), limit: words.number("limit").unwrap_or(10_000) },
-        // `multi 129 check /` repeats one step
+        // `multi 3 check /` repeats one step
         "multi" => match rest.split_once(' ').and_then(|(count, one)| Some((count.parse().ok()?, one))) {
             Some((count, one)) => Write::Multi(vec![step(one); count]),
             None => Write::Multi(steps(rest)),

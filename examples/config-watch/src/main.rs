@@ -6,7 +6,10 @@
 //! Usage: `example-config-watch TARGET PATH [CHANGES]`, for example `quorate://127.0.0.1:2281 /config`; with CHANGES it
 //! ends after that many.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
@@ -17,6 +20,21 @@ use quorate_client::{
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    match follow().await {
+        // Whoever read us has seen enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Prints a line; unlike `println!`, a closed pipe is an error and no panic.
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+async fn follow() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let target = arguments.next().context("usage: example-config-watch TARGET PATH [CHANGES]")?;
     let root = arguments.next().unwrap_or_else(|| "/config".into());
@@ -27,9 +45,9 @@ async fn main() -> Result<()> {
     let mut watch = client.watch(&root).recursive().with_values().await?;
     let mut settings = read(&client, &root).await?;
     for (name, value) in &settings {
-        println!("{name} = {value}");
+        say(&format!("{name} = {value}"))?;
     }
-    println!("watching {root}");
+    say(&format!("watching {root}"))?;
 
     while left != Some(0) {
         match watch.next().await.context("the watch is over")?? {
@@ -42,7 +60,7 @@ async fn main() -> Result<()> {
                 match (event.kind, value) {
                     (EventKind::Deleted, _) => {
                         settings.remove(&name);
-                        println!("{name} is gone");
+                        say(&format!("{name} is gone"))?;
                     }
                     (_, Some((data, _))) if event.path != root => {
                         let text = String::from_utf8_lossy(data.as_deref().unwrap_or_default()).into_owned();
@@ -50,7 +68,7 @@ async fn main() -> Result<()> {
                         if settings.insert(name.clone(), text.clone()) == Some(text.clone()) {
                             continue;
                         }
-                        println!("{name} = {text}");
+                        say(&format!("{name} = {text}"))?;
                     }
                     _ => continue,
                 }

@@ -6,7 +6,11 @@
 //!
 //! Usage: `example-service-registry TARGET serve NAME ADDRESS` and `example-service-registry TARGET watch NAME [CHANGES]`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -21,12 +25,24 @@ const USAGE: &str = "usage: example-service-registry TARGET serve NAME ADDRESS |
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
+    let done = match arguments[..] {
         [target, "serve", name, address] => serve(target, name, address).await,
         [target, "watch", name] => watch(target, name, None).await,
         [target, "watch", name, changes] => watch(target, name, Some(changes.parse()?)).await,
         _ => bail!(USAGE),
+    };
+    match done {
+        // Whoever read us has seen enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
+        done => done,
     }
+}
+
+/// Prints a line; unlike `println!`, a closed pipe is an error and no panic.
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 async fn serve(target: &str, name: &str, address: &str) -> Result<()> {
@@ -36,14 +52,14 @@ async fn serve(target: &str, name: &str, address: &str) -> Result<()> {
     let mut states = client.states();
     loop {
         let announced = client.create(format!("{root}/i-"), address.to_owned()).ephemeral().sequential().await?;
-        println!("announced {} as {}", address, announced.path);
+        say(&format!("announced {} as {}", address, announced.path))?;
         loop {
             match states.next().await.context("the client was closed")? {
                 State::Lost => break,
-                state => println!("{state:?}"),
+                state => say(&format!("{state:?}"))?,
             }
         }
-        println!("session lost: announcing anew");
+        say("session lost: announcing anew")?;
         client.reopen().await?;
     }
 }
@@ -76,6 +92,6 @@ async fn show(client: &Client, root: &str) -> Result<()> {
         }
     }
     let addresses: Vec<&str> = instances.values().map(String::as_str).collect();
-    println!("{} instances: {}", addresses.len(), addresses.join(" "));
+    say(&format!("{} instances: {}", addresses.len(), addresses.join(" ")))?;
     Ok(())
 }

@@ -40,3 +40,18 @@ async fn registry_lists_the_living() {
     assert_eq!(line(&mut seen).await, "1 instances: 10.0.0.1:80");
     assert!(watcher.wait().await.expect("ends").success());
 }
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_ends_it_quietly() {
+    let cluster = LocalCluster::start(1).await.expect("starts");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_example-service-registry"))
+        .args([cluster.target().as_str(), "serve", "api", "10.0.0.1:80"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("runs");
+    drop(program.stdout.take());
+    let ended = timeout(Duration::from_secs(60), program.wait_with_output()).await.expect("ends").expect("ours");
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
+}

@@ -54,7 +54,8 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
     }
 }
 
-/// Reads `scheme:id:perms`, several with commas. The id may itself hold colons, as digests do.
+/// Reads `scheme:id:perms`, several with commas. The id may itself hold colons, as digests do, and commas, as subjects of
+/// certificates do: what is no entry up to a comma goes on after it.
 ///
 /// Errors: Usage, naming the entry.
 pub fn parse(text: &str) -> Outcome<Vec<Acl>> {
@@ -64,15 +65,24 @@ pub fn parse(text: &str) -> Outcome<Vec<Acl>> {
         let permissions = Permissions::parse(permissions)?;
         (!scheme.is_empty()).then(|| Acl { permissions, identity: Identity::new(scheme, id) })
     };
-    text.split(',')
-        .map(|text| {
-            entry(text).ok_or_else(|| {
-                Failure::usage(format!(
-                    "{text:?} is no ACL entry; expected scheme:id:cdrwa, for example world:anyone:r"
-                ))
-            })
-        })
-        .collect()
+    let mut acl = Vec::new();
+    let mut begun = String::new();
+    for part in text.split(',') {
+        begun += part;
+        match entry(&begun) {
+            Some(entry) => {
+                acl.push(entry);
+                begun.clear();
+            }
+            None => begun.push(','),
+        }
+    }
+    match begun.strip_suffix(',') {
+        None => Ok(acl),
+        Some(rest) => Err(Failure::usage(format!(
+            "{rest:?} is no ACL entry; expected scheme:id:cdrwa, for example world:anyone:r"
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +97,9 @@ mod tests {
             assert_eq!(parse(&again.join(",")).expect("printed"), acl);
         }
         assert_eq!(parse("world:anyone:r,auth::w").expect("two").len(), 2);
+        let named = parse("x509:CN=app,OU=a:b,O=c:rw,auth::r").expect("two");
+        assert_eq!((named.len(), named[0].identity.id.as_str()), (2, "CN=app,OU=a:b,O=c"));
+        assert!(parse("world:anyone:r,x").is_err());
         for wrong in ["", "world", "world:anyone", "world:anyone:x", ":a:r"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

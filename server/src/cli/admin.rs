@@ -4,14 +4,16 @@
 //! comes back as the code that the server named, so that exit codes are the same as for data. Absent: retries; an
 //! administrator decides that.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use quorate_client::{
+    hosts::Target,
+    tls,
+    transport::{Connect, Node, Tcp, dial},
+};
 use quorate_model::Code;
 use quorate_proto::v1::cluster_client::ClusterClient;
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::Status;
 
 use super::{
     Globals, context,
@@ -19,18 +21,20 @@ use super::{
 };
 
 /// The service, connected.
-pub type Admin = ClusterClient<Channel>;
+pub type Admin = ClusterClient<Node>;
 
 /// The time that one host has to accept a connection, so that a dead one does not eat the whole timeout.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Connects to the first endpoint that answers.
 ///
-/// Errors: Unreachable, naming all that were tried.
+/// Errors: Unreachable, naming all that were tried; Usage for endpoints or certificates that are none.
 pub async fn connect(globals: &Globals) -> Outcome<Admin> {
+    let Target { hosts, tls, .. } = context::target(globals)?;
+    let connector = tls::connector(tls, Arc::new(Tcp))?;
     let mut tried = Vec::new();
-    for host in hosts(globals)? {
-        match connect_to(&host, globals.timeout).await {
+    for host in hosts {
+        match connect_to(&connector, &host, globals.timeout).await {
             Ok(admin) => return Ok(admin),
             Err(failure) => tried.push(failure.text),
         }
@@ -38,44 +42,30 @@ pub async fn connect(globals: &Globals) -> Outcome<Admin> {
     Err(Failure::new(Exit::Unreachable, format!("no node can be reached: {}", tried.join("; "))))
 }
 
+/// Connections without TLS, to nodes on this machine that were started without it.
+pub fn plain() -> Arc<dyn Connect> {
+    Arc::new(Tcp)
+}
+
 /// Connects to one node.
 ///
 /// Errors: Unreachable.
-pub async fn connect_to(host: &str, timeout: Duration) -> Outcome<Admin> {
-    let endpoint = Endpoint::from_shared(format!("http://{host}"))
-        .map_err(|error| Failure::usage(format!("{host:?} is not host:port: {error}")))?
-        .connect_timeout(CONNECT_DEADLINE.min(timeout))
-        .timeout(timeout)
-        .tcp_nodelay(true);
-    match endpoint.connect().await {
-        Ok(channel) => Ok(ClusterClient::new(channel)),
-        Err(error) => Err(Failure::new(Exit::Unreachable, format!("{host}: {}", root_cause(&error)))),
+pub async fn connect_to(connector: &Arc<dyn Connect>, host: &str, timeout: Duration) -> Outcome<Admin> {
+    let dialling = dial(connector.clone(), host.to_owned(), Some(timeout));
+    match tokio::time::timeout(CONNECT_DEADLINE.min(timeout), dialling).await {
+        Ok(Ok(node)) => Ok(ClusterClient::new(node)),
+        Ok(Err(why)) => Err(Failure::new(Exit::Unreachable, format!("{host}: {why}"))),
+        Err(_) => Err(Failure::new(Exit::Unreachable, format!("{host}: no connection in time"))),
     }
-}
-
-/// The hosts of the endpoints, each with its port.
-///
-/// Errors: usage, for endpoints that are none.
-pub fn hosts(globals: &Globals) -> Outcome<Vec<String>> {
-    let endpoints = context::endpoints(globals)?;
-    let rest = endpoints.strip_prefix("quorate://").unwrap_or(&endpoints);
-    let rest = rest.split(['/', '?']).next().unwrap_or_default();
-    let with_port = |host: &str| {
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(name, port)| port.parse::<u16>().is_ok() && (!name.contains(':') || name.ends_with(']')));
-        if has_port { host.to_owned() } else { format!("{host}:2281") }
-    };
-    let hosts: Vec<String> = rest.split(',').map(str::trim).filter(|host| !host.is_empty()).map(with_port).collect();
-    if hosts.is_empty() {
-        return Err(Failure::usage(format!("endpoints are {endpoints:?}, expected host:port with commas between")));
-    }
-    Ok(hosts)
 }
 
 /// What the server refused, with the exit code of the code that it names in `Name (number): detail`.
 pub fn refused(status: Status) -> Failure {
     let text = status.message();
+    // A connection that ended carries its reason below the words of the transport.
+    if let Some(source) = std::error::Error::source(&status) {
+        return Failure::new(Exit::Unreachable, root_cause(source));
+    }
     let named = text.split_once(" (").and_then(|(_, rest)| rest.split_once("): "));
     if let Some((number, detail)) = named
         && let Some(code) = number.parse().ok().and_then(Code::from_number)

@@ -3,12 +3,13 @@
 //! Each check has a name, a verdict and, where it is not ok, what to do. The worst verdict is the exit code: 0 ok,
 //! 1 warning, 2 critical, 3 unknown (nothing could be asked). Absent: repairs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
+use quorate_client::{hosts::Target, tls, transport::Tcp};
 use quorate_proto::v1;
 use serde_json::json;
 
-use super::{Globals, admin, cluster::no_leader, exit::Outcome};
+use super::{Globals, admin, cluster::no_leader, context, exit::Outcome};
 
 /// Entries that a member may lag behind before it is worth a word.
 const LAG_WARNING: u64 = 10_000;
@@ -52,11 +53,12 @@ fn finding(check: &'static str, verdict: Verdict, detail: impl Into<String>) -> 
 ///
 /// Errors: endpoints that are none.
 pub async fn run(globals: &Globals, _args: Args) -> Outcome {
-    let hosts = admin::hosts(globals)?;
+    let Target { hosts, tls, .. } = context::target(globals)?;
+    let connector = tls::connector(tls, Arc::new(Tcp))?;
     let mut answers = Vec::new();
     for host in &hosts {
         let answer = async {
-            let mut admin = admin::connect_to(host, globals.timeout).await?;
+            let mut admin = admin::connect_to(&connector, host, globals.timeout).await?;
             admin.status(v1::StatusRequest {}).await.map(tonic::Response::into_inner).map_err(admin::refused)
         };
         answers.push((host.clone(), answer.await.map_err(|failure| failure.text)));

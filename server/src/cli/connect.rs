@@ -32,18 +32,27 @@ pub async fn reader(globals: &Globals) -> Outcome<Client> {
     Ok(builder(globals, globals.timeout)?.sessionless().connect(&context::endpoints(globals)?).await?)
 }
 
-/// A client not yet connected, with the credentials of `--auth` and `QUORATE_AUTH`.
+/// A client not yet connected, with the certificates of the endpoints and the credentials of `--auth` and `QUORATE_AUTH`.
 ///
-/// Errors: Usage for a credential without a scheme.
+/// Errors: Usage for endpoints that are none, and for a credential without a scheme.
 pub fn builder(globals: &Globals, timeout: Duration) -> Outcome<Builder> {
     let mut builder = Client::builder().operation_timeout(timeout);
-    let from_environment = env::var("QUORATE_AUTH").ok().filter(|text| !text.is_empty());
-    for credential in globals.auth.iter().chain(from_environment.iter()) {
-        match credential.split_once(':') {
-            Some((scheme, secret)) if !scheme.is_empty() => builder = builder.credential(scheme, secret.to_owned()),
-            // The text is a secret: it is not repeated.
-            _ => return Err(Failure::usage("a credential has the form digest:USER:PASSWORD")),
-        }
+    if let Some(tls) = context::target(globals)?.tls {
+        builder = builder.tls(tls);
     }
-    Ok(builder)
+    let credentials = credentials(globals)?.into_iter();
+    Ok(credentials.fold(builder, |builder, (scheme, secret)| builder.credential(&scheme, secret)))
+}
+
+/// The credentials of `--auth` and `QUORATE_AUTH`: scheme and secret.
+///
+/// Errors: Usage for one without a scheme.
+pub fn credentials(globals: &Globals) -> Outcome<Vec<(String, String)>> {
+    let from_environment = env::var("QUORATE_AUTH").ok().filter(|text| !text.is_empty());
+    let read = |credential: &String| match credential.split_once(':') {
+        Some((scheme, secret)) if !scheme.is_empty() => Ok((scheme.to_owned(), secret.to_owned())),
+        // The text is a secret: it is not repeated.
+        _ => Err(Failure::usage("a credential has the form digest:USER:PASSWORD")),
+    };
+    globals.auth.iter().chain(from_environment.iter()).map(read).collect()
 }

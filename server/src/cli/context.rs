@@ -2,11 +2,18 @@
 //!
 //! They live in `~/.config/quorate/contexts.toml` (or under `XDG_CONFIG_HOME`). The order of precedence: `--endpoints`,
 //! then `--context`, then `QUORATE_ENDPOINTS`, then the context in use, then 127.0.0.1:2281. A context given by name that
-//! does not exist is an error, never a silent default. Absent: credentials; they don't belong in this file.
+//! does not exist is an error, never a silent default. What TLS needs is part of the endpoints
+//! (`quorates://h1,h2?ca=FILE&cert=FILE&key=FILE`); the flags `--tls-...` go before it, the variables `QUORATE_TLS_...`
+//! fill what it leaves out. Absent: credentials; they don't belong in this file.
 
-use std::{collections::BTreeMap, env, fs, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{self, PathBuf},
+};
 
 use clap::Subcommand;
+use quorate_client::{Tls, hosts::Target};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -22,6 +29,8 @@ pub const DEFAULT_ENDPOINTS: &str = "127.0.0.1:2281";
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
     /// Remember a cluster by name, and use it from now on if it is the first.
+    ///
+    /// With --tls-ca, --tls-cert and --tls-key their files are remembered too.
     ///
     /// Example: quorate context add staging db1:2281,db2:2281,db3:2281
     Add {
@@ -72,6 +81,8 @@ pub fn run(globals: &Globals, verb: Verb) -> Outcome {
     let mut all = Contexts::read(&file)?;
     match verb {
         Verb::Add { name, endpoints } => {
+            let endpoints = with_tls(&endpoints, &flags(globals)?);
+            Target::parse(&endpoints)?;
             if all.contexts.is_empty() {
                 all.current = Some(name.clone());
             }
@@ -110,10 +121,60 @@ pub fn run(globals: &Globals, verb: Verb) -> Outcome {
     write().map_err(|error: io::Error| Failure::failed(format!("{}: {error}", file.display())))
 }
 
-/// The endpoints to talk to, by the order of precedence.
+/// What [`endpoints`] says, taken apart.
+///
+/// Errors: as there; Usage for endpoints that are none.
+pub fn target(globals: &Globals) -> Outcome<Target> {
+    Ok(Target::parse(&endpoints(globals)?)?)
+}
+
+/// The endpoints to talk to, by the order of precedence, with what flags and variables say of TLS.
 ///
 /// Errors: an unknown context, an unreadable file.
 pub fn endpoints(globals: &Globals) -> Outcome<String> {
+    let endpoints = bare(globals)?;
+    let said = Target::parse(&endpoints)?;
+    let variables = TLS_PARAMETERS.iter().filter_map(|parameter| {
+        let value =
+            env::var(format!("QUORATE_TLS_{}", parameter.to_uppercase())).ok().filter(|text| !text.is_empty())?;
+        Some((*parameter, value))
+    });
+    // A variable is for whoever says nothing of TLS himself.
+    let variables = if said.tls.is_some_and(|tls| tls != Tls::new()) { Vec::new() } else { variables.collect() };
+    Ok(with_tls(&with_tls(&endpoints, &variables), &flags(globals)?))
+}
+
+/// Names in connection strings, and ends of variables and flags.
+const TLS_PARAMETERS: [&str; 4] = ["ca", "cert", "key", "server_name"];
+
+/// What the flags say of TLS; files with their whole path, as a context outlives the working directory.
+fn flags(globals: &Globals) -> Outcome<Vec<(&'static str, String)>> {
+    let mut said = Vec::new();
+    let files = [("ca", &globals.tls_ca), ("cert", &globals.tls_cert), ("key", &globals.tls_key)];
+    for (parameter, file) in files {
+        if let Some(file) = file {
+            said.push((parameter, path::absolute(file)?.display().to_string()));
+        }
+    }
+    said.extend(globals.tls_server_name.iter().map(|name| ("server_name", name.clone())));
+    match said.iter().find(|(_, value)| value.contains(['&', '?'])) {
+        Some((parameter, value)) => Err(Failure::usage(format!(
+            "--tls-{} is {value}: a connection string cannot hold & or ?; rename it",
+            parameter.replace('_', "-")
+        ))),
+        None => Ok(said),
+    }
+}
+
+/// The endpoints with further parameters; of two the later one counts.
+fn with_tls(endpoints: &str, said: &[(&str, String)]) -> String {
+    said.iter().fold(endpoints.to_owned(), |endpoints, (parameter, value)| {
+        let mark = if endpoints.contains('?') { '&' } else { '?' };
+        format!("{endpoints}{mark}{parameter}={value}")
+    })
+}
+
+fn bare(globals: &Globals) -> Outcome<String> {
     if let Some(endpoints) = &globals.endpoints {
         return Ok(endpoints.clone());
     }
@@ -162,6 +223,20 @@ fn file() -> Outcome<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_of_tls_become_part_of_the_endpoints() {
+        use clap::Parser;
+        let globals = |flags: &[&str]| {
+            let line = [&["quorate", "version", "--endpoints", "quorates://h:1/n?ca=/a"], flags].concat();
+            super::super::Cli::try_parse_from(line).expect("well-formed").globals
+        };
+        assert_eq!(endpoints(&globals(&[])).expect("good"), "quorates://h:1/n?ca=/a");
+        let said = target(&globals(&["--tls-ca", "/b", "--tls-cert", "/c", "--tls-key", "/k"])).expect("good");
+        assert_eq!(said.tls, Some(Tls::new().ca_file("/b").cert_file("/c").key_file("/k")));
+        assert_eq!(said.namespace, "/n");
+        assert_eq!(endpoints(&globals(&["--tls-ca", "/a&b"])).expect_err("cannot be written").exit, Exit::Usage);
+    }
 
     #[test]
     fn unknown_contexts_are_named_with_the_known_ones() {

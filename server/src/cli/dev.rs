@@ -32,13 +32,14 @@ use tokio::{
 use super::{
     Globals, admin, block_on, cluster,
     exit::{Failure, Outcome},
+    ports,
 };
 
 /// Names the process that a node must not outlive; set by `dev`, obeyed by [`die_with_parent`].
 const PARENT_VARIABLE: &str = "QUORATE_DEV_PARENT";
 
-/// First ports of clients, peers and HTTP: node i has the (i - 1)th after each.
-const FIRST_PORTS: [u16; 3] = [2281, 2381, 9181];
+/// First ports of clients, peers, HTTP and ZooKeeper's clients: node i has the (i - 1)th after each.
+const FIRST_PORTS: [u16; 4] = [2281, 2381, 9181, 2181];
 
 /// A cluster that is not ready after this long has a problem that waiting does not solve.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -59,7 +60,7 @@ pub struct Args {
     /// Keep the data here, and go on with what is there; without it they are temporary.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Take free ports instead of 2281, 2381, 9181 and those after them.
+    /// Take free ports instead of 2181, 2281, 2381, 9181 and those after them.
     #[arg(long)]
     random_ports: bool,
 }
@@ -68,8 +69,8 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Layout {
     initialised: bool,
-    /// Client, peer, HTTP.
-    ports: Vec<[u16; 3]>,
+    /// Client, peer, HTTP, ZooKeeper.
+    ports: Vec<[u16; 4]>,
 }
 
 /// One node and its process.
@@ -213,7 +214,9 @@ fn choose(globals: &Globals, args: &Args, dir: &Path) -> Outcome<Layout> {
     for &port in layout.ports.iter().flatten() {
         if let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
             let taken = error.kind() == io::ErrorKind::AddrInUse;
-            let what = if taken { "is taken by another program".into() } else { format!("cannot be used: {error}") };
+            let by = ports::by_whom(port);
+            let by = if by.is_empty() { " by another program" } else { &by };
+            let what = if taken { format!("is taken{by}") } else { format!("cannot be used: {error}") };
             if !layout.initialised {
                 // Nothing lives on these ports yet: the next try is free to take others.
                 fs::remove_file(&file)?;
@@ -241,13 +244,13 @@ fn save(dir: &Path, layout: &Layout) -> Outcome {
         .map_err(|error| Failure::usage(format!("data directory {} cannot be written: {error}", dir.display())))
 }
 
-fn default_ports(nodes: u16) -> Vec<[u16; 3]> {
+fn default_ports(nodes: u16) -> Vec<[u16; 4]> {
     (0..nodes).map(|node| FIRST_PORTS.map(|first| first + node)).collect()
 }
 
-fn random_ports(nodes: u16) -> Outcome<Vec<[u16; 3]>> {
-    let ports = free_ports(usize::from(nodes) * 3)?;
-    Ok(ports.chunks_exact(3).map(|three| [three[0], three[1], three[2]]).collect())
+fn random_ports(nodes: u16) -> Outcome<Vec<[u16; 4]>> {
+    let ports = free_ports(usize::from(nodes) * 4)?;
+    Ok(ports.as_chunks().0.to_vec())
 }
 
 impl Dev {
@@ -256,7 +259,11 @@ impl Dev {
     }
 
     fn endpoints(&self) -> Vec<String> {
-        (1..=self.layout.ports.len()).map(|id| self.address(id, 0)).collect()
+        self.addresses(0)
+    }
+
+    fn addresses(&self, door: usize) -> Vec<String> {
+        (1..=self.layout.ports.len()).map(|id| self.address(id, door)).collect()
     }
 
     fn log(&self, id: usize) -> PathBuf {
@@ -299,12 +306,12 @@ impl Dev {
         let endpoints = self.endpoints();
         let short = Duration::from_secs(2);
         for endpoint in &endpoints {
-            while admin::connect_to(endpoint, short).await.is_err() {
+            while admin::connect_to(&admin::plain(), endpoint, short).await.is_err() {
                 sleep(Duration::from_millis(20)).await;
             }
         }
         if !self.layout.initialised {
-            let mut first = admin::connect_to(&endpoints[0], READY_DEADLINE).await?;
+            let mut first = admin::connect_to(&admin::plain(), &endpoints[0], READY_DEADLINE).await?;
             let single = endpoints.len() == 1;
             let asked = first.init(v1::InitRequest { single }).await.map_err(admin::refused);
             // An earlier start may have come as far as this.
@@ -315,7 +322,7 @@ impl Dev {
             }
         }
         for endpoint in &endpoints {
-            let mut node = admin::connect_to(endpoint, short).await?;
+            let mut node = admin::connect_to(&admin::plain(), endpoint, short).await?;
             loop {
                 match node.status(v1::StatusRequest {}).await {
                     Ok(status) if status.get_ref().leader != 0 => break,
@@ -336,7 +343,7 @@ impl Dev {
             .arg("--data")
             .arg(self.dir.join(format!("node-{id}")))
             .args(["--listen", &self.address(id, 0), "--peer-listen", &self.address(id, 1)])
-            .args(["--http-listen", &self.address(id, 2)])
+            .args(["--http-listen", &self.address(id, 2), "--zookeeper-listen", &self.address(id, 3)])
             .args(["--set", &format!("node.drain_timeout_ms={DRAIN_MS}"), "--set", &format!("node.name=dev-{id}")])
             .env_remove("QUORATE_CONFIG")
             .env(PARENT_VARIABLE, std::process::id().to_string())
@@ -346,8 +353,7 @@ impl Dev {
             // A group of its own: the terminal's Ctrl-C is for this process, which then drains the nodes.
             .process_group(0);
         if self.layout.ports.len() > 1 {
-            let all: Vec<String> = (1..=self.layout.ports.len()).map(|id| self.address(id, 1)).collect();
-            command.args(["--join", &all.join(",")]);
+            command.args(["--join", &self.addresses(1).join(",")]);
         }
         let mut child =
             command.spawn().map_err(|error| Failure::failed(format!("node {id} cannot be started: {error}")))?;
@@ -378,7 +384,12 @@ impl Dev {
         let output = globals.output();
         if output.is_json() {
             let pids: Vec<_> = self.members.iter().map(|member| member.pid).collect();
-            let line = json!({"endpoints": endpoints, "pids": pids, "data": self.dir.display().to_string()});
+            let line = json!({
+                "endpoints": endpoints,
+                "zookeeper": self.addresses(3),
+                "pids": pids,
+                "data": self.dir.display().to_string(),
+            });
             return output.line(&line.to_string());
         }
         let mut text = format!(
@@ -389,8 +400,8 @@ impl Dev {
         );
         for member in &self.members {
             let (id, pid) = (member.id, member.pid.unwrap_or_default());
-            text +=
-                &format!("  node {id}  clients {}  http://{}  pid {pid}\n", self.address(id, 0), self.address(id, 2));
+            let [client, http, zookeeper] = [0, 2, 3].map(|door| self.address(id, door));
+            text += &format!("  node {id}  clients {client}  zookeeper {zookeeper}  http://{http}  pid {pid}\n");
         }
         text += "\nIn another terminal:\n\n";
         text += &format!("  export QUORATE_ENDPOINTS={}\n", endpoints.join(","));
@@ -470,7 +481,9 @@ impl Dev {
         let mut best: Option<v1::StatusReply> = None;
         for member in self.members.iter().filter(|member| member.pid.is_some() && !member.paused) {
             let ask = async {
-                let mut admin = admin::connect_to(&self.address(member.id, 0), Duration::from_secs(2)).await.ok()?;
+                let mut admin = admin::connect_to(&admin::plain(), &self.address(member.id, 0), Duration::from_secs(2))
+                    .await
+                    .ok()?;
                 admin.status(v1::StatusRequest {}).await.ok()
             };
             if let Some(status) = ask.await.map(tonic::Response::into_inner) {
@@ -529,27 +542,36 @@ impl Dev {
 pub struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
 impl Stop {
-    /// Takes the signals from now on.
+    /// Takes SIGINT, SIGTERM and SIGHUP from now on.
     ///
     /// Errors: Failed, if the system refuses.
     pub fn new() -> Outcome<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { hang_up: Some(signal(SignalKind::hangup())?), ..Self::but_hang_up()? })
     }
 
-    /// Resolves at each SIGINT, SIGTERM and SIGHUP.
+    /// Leaves SIGHUP out, which means something else to this process.
+    ///
+    /// Errors: Failed, if the system refuses.
+    pub fn but_hang_up() -> Outcome<Self> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hang_up: None })
+    }
+
+    /// Resolves at each of the signals.
     pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            Some(_) = async {
+                match &mut self.hang_up {
+                    Some(hang_up) => hang_up.recv().await,
+                    None => std::future::pending().await,
+                }
+            } => {}
         }
     }
 }
@@ -613,7 +635,7 @@ mod tests {
         let mut ports: Vec<u16> = first.ports.iter().flatten().copied().collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 9, "all ports differ");
+        assert_eq!(ports.len(), 12, "all ports differ");
         assert_eq!(choose(&globals(), &args(None, false), dir.path()).expect("the same"), first);
         assert_eq!(choose(&globals(), &args(Some(1), true), dir.path()).expect_err("another").exit, Exit::Usage);
     }
@@ -623,11 +645,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = taken.local_addr().expect("bound").port();
-        save(dir.path(), &Layout { initialised: false, ports: vec![[port, port, port]] }).expect("written");
+        save(dir.path(), &Layout { initialised: false, ports: vec![[port; 4]] }).expect("written");
         let failure = choose(&globals(), &args(None, false), dir.path()).expect_err("taken");
         assert_eq!(failure.exit, Exit::Usage);
         assert!(
-            failure.text.contains(&format!("port {port} is taken")) && failure.text.contains("--random-ports"),
+            failure.text.contains(&format!("port {port} is taken by process {}", std::process::id()))
+                && failure.text.contains("--random-ports"),
             "{failure}"
         );
         assert!(!layout_file(dir.path()).exists(), "the next try may take other ports");

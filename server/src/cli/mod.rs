@@ -7,15 +7,17 @@
 //!
 //! Absent: any door into a server that a user's program does not have.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub mod acl;
 pub mod admin;
 pub mod bench;
+pub mod cert;
 pub mod check;
 pub mod cluster;
+pub mod config;
 pub mod connect;
 pub mod context;
 pub mod data;
@@ -24,14 +26,17 @@ pub mod exit;
 pub mod export;
 pub mod import;
 pub mod logs;
+pub mod migrate;
 pub mod output;
 pub mod parts;
+mod ports;
 pub mod quota;
 pub mod serve;
 pub mod session;
 pub mod snapshot;
 pub mod txn;
 pub mod watch;
+mod zookeeper;
 
 use exit::{Failure, Outcome};
 use output::{Format, Output};
@@ -58,7 +63,8 @@ pub struct Cli {
 /// Flags that every verb takes; `quorate options` lists them.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// Where the cluster is: host:port with commas, or quorate://h1,h2/namespace [env: QUORATE_ENDPOINTS].
+    /// Where the cluster is: host:port with commas, quorate://h1,h2/namespace, or with TLS
+    /// quorates://h1,h2/namespace?ca=FILE [env: QUORATE_ENDPOINTS].
     #[arg(long, global = true, hide = true, value_name = "HOSTS")]
     pub endpoints: Option<String>,
     /// Which named context to use; see `quorate context`.
@@ -73,6 +79,18 @@ pub struct Globals {
     /// Only results and errors, no remarks and no progress.
     #[arg(short, long, global = true, hide = true)]
     pub quiet: bool,
+    /// TLS: the CA (PEM file) that signed the nodes' certificates [env: QUORATE_TLS_CA].
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// TLS: a certificate (PEM file) that tells the cluster who this is [env: QUORATE_TLS_CERT].
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// TLS: its private key (PEM file) [env: QUORATE_TLS_KEY].
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// TLS: the name in the nodes' certificates, if it is not that of the endpoints [env: QUORATE_TLS_SERVER_NAME].
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
     /// Credential for ACLs: digest:USER:PASSWORD; several with several flags [env: QUORATE_AUTH].
     #[arg(long, global = true, hide = true, value_name = "SCHEME:CREDENTIAL")]
     pub auth: Vec<String>,
@@ -92,6 +110,9 @@ pub enum Verb {
     Dev(dev::Args),
     /// Run one node of a cluster.
     Serve(serve::Args),
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(config::Verb),
     /// The cluster as a whole.
     #[command(subcommand)]
     Cluster(cluster::Verb),
@@ -120,6 +141,9 @@ pub enum Verb {
     /// Znodes become files.
     #[command(subcommand)]
     Export(export::Verb),
+    /// A live ZooKeeper ensemble moves in here, while its clients go on.
+    #[command(subcommand)]
+    Migrate(migrate::Verb),
     /// Backups: save, verify, restore.
     #[command(subcommand)]
     Snapshot(snapshot::Verb),
@@ -129,6 +153,9 @@ pub enum Verb {
     Check(check::Args),
     /// How fast the cluster is, next to how fast its machine can be.
     Bench(bench::Args),
+    /// Certificates for TLS: a CA, nodes, clients.
+    #[command(subcommand)]
+    Cert(cert::Verb),
     /// Named clusters.
     #[command(subcommand)]
     Context(context::Verb),
@@ -153,6 +180,7 @@ pub fn run(cli: Cli) -> Outcome {
     match verb {
         Verb::Dev(args) => dev::run(&globals, args),
         Verb::Serve(args) => serve::run(&globals, args),
+        Verb::Config(verb) => config::run(&globals, verb),
         Verb::Cluster(verb) => block_on(cluster::run(&globals, verb)),
         Verb::Member(verb) => block_on(cluster::run_member(&globals, verb)),
         Verb::Session(verb) => block_on(session::run(&globals, verb)),
@@ -163,10 +191,12 @@ pub fn run(cli: Cli) -> Outcome {
         Verb::Quota(verb) => block_on(quota::run(&globals, verb)),
         Verb::Import(verb) => block_on(import::run(&globals, verb)),
         Verb::Export(verb) => block_on(export::run(&globals, verb)),
+        Verb::Migrate(verb) => block_on(migrate::run(&globals, verb)),
         Verb::Snapshot(verb) => snapshot::run(&globals, verb),
         Verb::Recover(args) => snapshot::recover(&globals, args),
         Verb::Check(args) => block_on(check::run(&globals, args)),
         Verb::Bench(args) => bench::run(&globals, args),
+        Verb::Cert(verb) => cert::run(&globals, verb),
         Verb::Context(verb) => context::run(&globals, verb),
         Verb::Completion { shell } => {
             // Into memory first: writing to a closed pipe would panic in there.
@@ -198,7 +228,7 @@ fn options(output: Output) -> Outcome {
     for argument in command.get_arguments().filter(|argument| argument.is_global_set()) {
         let (Some(long), Some(help)) = (argument.get_long(), argument.get_help()) else { continue };
         let short = argument.get_short().map_or_else(|| "    ".into(), |short| format!("-{short}, "));
-        text += &format!("  {short}--{long:<10} {help}\n");
+        text += &format!("  {short}--{long:<15} {help}\n");
     }
     text += "\nKeys of the configuration (file: [section] key; environment: QUORATE_SECTION__KEY; flag: --set KEY=VALUE):\n";
     for key in crate::config::KEYS {

@@ -1,24 +1,31 @@
 //! `serve`: one node of a cluster, from its configuration to its drain.
 //!
 //! A wrong configuration, a busy port or an unusable directory is one sentence and exit code 2, before anything runs.
-//! `--check-config` stops there and shows every key with its value and origin. Absent: what a node does (`node.rs`).
+//! `--check-config` stops there and shows every key with its value and origin. SIGTERM and SIGINT drain; SIGHUP reads the
+//! certificates again. Absent: what a node does (`node.rs`).
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use quorate_seam::{LaneKind, SystemClock, SystemDisk, SystemNet, SystemRandom};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 use super::{
     Globals,
+    config::read_zoo,
     dev::{Stop, die_with_parent},
     exit::{Failure, Outcome},
-    logs,
+    logs, ports,
 };
 use crate::{
     config::{Config, Layers, Setting},
     node::{Node, NodeOptions, Seams, StartError},
     offline::Member,
+    tls::Tls,
+    zoo_cfg::Reading,
 };
 
 /// Flags of `serve`; each stands for a key of the configuration.
@@ -29,6 +36,9 @@ pub struct Args {
     /// A configuration file (TOML).
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A ZooKeeper server's configuration, below all others; what it does not mean here is said in the log.
+    #[arg(long, value_name = "FILE")]
+    pub zoo_cfg: Option<PathBuf>,
     /// Data directory.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
@@ -44,10 +54,13 @@ pub struct Args {
     /// Where other nodes connect.
     #[arg(long, value_name = "HOST:PORT")]
     pub peer_listen: Option<String>,
+    /// Where ZooKeeper's clients connect; empty: nowhere.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub zookeeper_listen: Option<String>,
     /// Where health, metrics and the JSON API are.
     #[arg(long, value_name = "HOST:PORT")]
     pub http_listen: Option<String>,
-    /// Accept plain connections from beyond this machine.
+    /// Accept plain connections from beyond this machine; with certificates (`quorate cert`) it is not needed.
     #[arg(long)]
     pub insecure: bool,
     /// Any key of the configuration; several with several flags.
@@ -63,6 +76,7 @@ impl Args {
     ///
     /// Errors: Usage, for a file that cannot be read or a `--set` that is no pair.
     pub fn layers(&self, environment: impl IntoIterator<Item = (String, String)>) -> Outcome<Layers> {
+        let zoo = self.zoo()?.settings;
         let file = match &self.config {
             None => None,
             Some(path) => {
@@ -78,6 +92,7 @@ impl Args {
             ("cluster.join", "--join", self.join.clone()),
             ("listen.client", "--listen", self.listen.clone()),
             ("listen.peer", "--peer-listen", self.peer_listen.clone()),
+            ("listen.zookeeper", "--zookeeper-listen", self.zookeeper_listen.clone()),
             ("listen.http", "--http-listen", self.http_listen.clone()),
             ("listen.insecure", "--insecure", self.insecure.then(|| "true".to_owned())),
         ];
@@ -91,7 +106,11 @@ impl Args {
             })?;
             flags.push((key.into(), value.into(), format!("--set {key}")));
         }
-        Ok(Layers { file, environment: environment.into_iter().collect(), flags })
+        Ok(Layers { zoo, file, environment: environment.into_iter().collect(), flags })
+    }
+
+    fn zoo(&self) -> Outcome<Reading> {
+        self.zoo_cfg.as_ref().map_or_else(|| Ok(Reading::default()), read_zoo)
     }
 }
 
@@ -105,10 +124,17 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     let layers = args.layers(environment)?;
     let config = layers.load()?;
     if args.check_config {
+        for note in args.zoo()?.notes {
+            globals.output().remark(&note);
+        }
+        Tls::load(&config.tls).map_err(|error| Failure::usage(error.to_string()))?;
         return show(globals, &layers.settings()?);
     }
     die_with_parent()?;
     logs::start(&config.log)?;
+    for note in args.zoo()?.notes {
+        tracing::warn!("{note}");
+    }
     serve(&config, args.join_token)
 }
 
@@ -128,7 +154,8 @@ fn serve(config: &Config, join_token: Option<String>) -> Outcome {
     // the state machine have threads of their own).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let mut stop = Stop::new()?;
+        let mut stop = Stop::but_hang_up()?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let seams = Seams {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
@@ -137,7 +164,9 @@ fn serve(config: &Config, join_token: Option<String>) -> Outcome {
             lanes: LaneKind::Thread,
         };
         let http = TcpListener::bind(&config.listen.http).await.map_err(|error| {
-            Failure::usage(format!("HTTP address {} cannot be bound: {error}; is the port taken?", config.listen.http))
+            let address = &config.listen.http;
+            let text = format!("HTTP address {address} cannot be bound: {error}; is the port taken?");
+            Failure::usage(ports::with_holder(text, address))
         })?;
         let mut options = NodeOptions { join_token, ..NodeOptions::from(config) };
         if options.advertise.http.is_empty() {
@@ -147,12 +176,31 @@ fn serve(config: &Config, join_token: Option<String>) -> Outcome {
             tracing::warn!("{warning}");
         }
         let node = Node::start(options, seams).await.map_err(|error| match error {
-            StartError::Unusable(_) => Failure::usage(error.to_string()),
-            StartError::Damaged(_) => Failure::failed(error.to_string()),
+            StartError::Unusable(text) => {
+                let listen = &config.listen;
+                let taken =
+                    [&listen.client, &listen.peer, &listen.zookeeper].into_iter().find(|at| text.contains(at.as_str()));
+                Failure::usage(match taken.filter(|_| text.contains("cannot be bound")) {
+                    Some(address) => ports::with_holder(text, address),
+                    None => text,
+                })
+            }
+            StartError::Damaged(text) => Failure::failed(text),
         })?;
         let address = node.shell().address();
         let Member { client, peer, http: web } = &address;
-        tracing::info!(name = config.node.name, client, peer, http = web, "serving");
+        let zookeeper = node.shell().zookeeper_address().unwrap_or_default();
+        tracing::info!(name = config.node.name, client, peer, zookeeper, http = web, "serving");
+        node.shell().spawn(async {
+            let mut tick = tokio::time::interval(Duration::from_secs(10));
+            loop {
+                tick.tick().await;
+                match logs::held_back() {
+                    0 => {}
+                    events => tracing::warn!(events, "log events were held back: too many of one kind"),
+                }
+            }
+        });
         let names = web.rsplit_once(':').map(|(host, _)| host.to_owned()).into_iter().collect();
         let shell = node.shell().clone();
         node.shell().spawn(async move {
@@ -161,11 +209,22 @@ fn serve(config: &Config, join_token: Option<String>) -> Outcome {
                 failing.fail(format!("the HTTP listener ended: {error}"));
             }
         });
+        let shell = node.shell().clone();
+        node.shell().spawn(async move {
+            while hang_up.recv().await.is_some() {
+                tracing::info!("told by SIGHUP to read the certificates again");
+                shell.tls().reload();
+            }
+        });
         tokio::select! {
             () = stop.wait() => {}
             sentence = node.failed() => {
                 node.stop().await;
                 return Err(Failure::failed(sentence));
+            }
+            sentence = node.removed() => {
+                let data = config.node.data.display();
+                tracing::warn!("{sentence}; it stops, and its data stay in {data}: remove them before it joins again");
             }
         }
         tracing::info!("draining");

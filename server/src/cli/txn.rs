@@ -17,7 +17,8 @@ use super::{
 /// Arguments of `txn`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Comparisons: exists P, absent P, version P N, mzxid P Z, czxid P Z, data P TEXT, children P N.
-Steps: create P [TEXT], ensure P [TEXT], set P TEXT, delete P [VERSION], check P VERSION, absent P, guard P TOKEN.
+Steps: create P [TEXT], ensure P [TEXT], set P TEXT, delete P [VERSION], check P VERSION, absent P, guard P TOKEN,
+raise P COUNTER (of sequential children).
 Example: quorate txn --if 'version /a 3' 'set /a x' 'delete /b' --else 'set /c lost'")]
 pub struct TxnArgs {
     /// What is done, if all comparisons hold.
@@ -112,8 +113,9 @@ fn step(text: &str) -> Outcome<Step> {
         "check" => Step::Check { path, version: number(text, value)? },
         "absent" => Step::CheckAbsent { path },
         "guard" => Step::Guard { path, token: Zxid(number(text, value)?) },
+        "raise" => Step::RaiseCounter { path, created: number(text, value)? },
         _ => {
-            let known = "create, ensure, set, delete, check, absent or guard";
+            let known = "create, ensure, set, delete, check, absent, guard or raise";
             return Err(Failure::usage(format!("{text:?} is no step; it begins with {known}")));
         }
     })
@@ -133,6 +135,7 @@ mod tests {
         );
         assert_eq!(step("delete /a").expect("one"), Step::Delete { path: "/a".into(), version: -1 });
         assert_eq!(step("delete /a 4").expect("one"), Step::Delete { path: "/a".into(), version: 4 });
+        assert_eq!(step("raise /l 9").expect("one"), Step::RaiseCounter { path: "/l".into(), created: 9 });
         assert_eq!(step("guard /l 77").expect("one"), Step::Guard { path: "/l".into(), token: Zxid(77) });
         for wrong in ["", "sit /a", "check /a", "guard /a x"] {
             assert_eq!(step(wrong).expect_err(wrong).exit, Exit::Usage);

@@ -63,8 +63,10 @@ impl Points {
 /// What the points say of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing to compare, or alike.
-    Fine,
+    /// Nothing to compare.
+    Unknown,
+    /// A majority holds what this node holds.
+    Alike,
     /// A majority of voters holds another value: these.
     Odd {
         /// Where.
@@ -94,7 +96,7 @@ pub fn judge(own: &[Point], votes: bool, heard: &[(NodeId, Vec<Point>)], voters:
             others.iter().filter(|(_, held)| held == value).count() + usize::from(votes && mine == value)
         };
         if count(mine) > voters / 2 {
-            return Verdict::Fine;
+            return Verdict::Alike;
         }
         let right = others.iter().map(|(_, value)| *value).find(|value| count(value) > voters / 2);
         return match right {
@@ -105,7 +107,7 @@ pub fn judge(own: &[Point], votes: bool, heard: &[(NodeId, Vec<Point>)], voters:
             None => Verdict::Split { zxid: *zxid },
         };
     }
-    Verdict::Fine
+    Verdict::Unknown
 }
 
 #[cfg(test)]
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn rule_26_the_value_of_a_majority_is_right() {
         let own = [(256, A)];
-        assert_eq!(judge(&own, true, &heard(&[A, B]), 3), Verdict::Fine);
+        assert_eq!(judge(&own, true, &heard(&[A, B]), 3), Verdict::Alike);
         assert_eq!(
             judge(&own, true, &heard(&[B, B]), 3),
             Verdict::Odd { zxid: 256, right: vec![NodeId(2), NodeId(3)] }
@@ -134,9 +136,9 @@ mod tests {
         assert_eq!(judge(&own, true, &heard(&[B]), 2), Verdict::Split { zxid: 256 });
         // The third does not answer: nobody can say who is right, so nobody goes on.
         assert_eq!(judge(&own, true, &heard(&[B]), 3), Verdict::Split { zxid: 256 });
-        assert_eq!(judge(&own, true, &heard(&[A]), 3), Verdict::Fine);
-        assert_eq!(judge(&own, true, &[], 3), Verdict::Fine);
-        assert_eq!(judge(&own, true, &[], 1), Verdict::Fine);
+        assert_eq!(judge(&own, true, &heard(&[A]), 3), Verdict::Alike);
+        assert_eq!(judge(&own, true, &[], 3), Verdict::Unknown);
+        assert_eq!(judge(&own, true, &[], 1), Verdict::Alike);
     }
 
     #[test]
@@ -146,6 +148,6 @@ mod tests {
         // At 512 and 300 two of three differ; 512 is the newest that a majority knows.
         assert_eq!(judge(&own, true, &behind, 3), Verdict::Split { zxid: 512 });
         let behind = vec![(NodeId(2), vec![(256, A)]), (NodeId(3), vec![(257, B)])];
-        assert_eq!(judge(&own, true, &behind, 3), Verdict::Fine);
+        assert_eq!(judge(&own, true, &behind, 3), Verdict::Alike);
     }
 }

@@ -11,7 +11,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use quorate_model::{Code, NodeId};
 
-use super::wire::{self, Info, Promise};
+use super::{
+    members::number,
+    wire::{self, Info, Promise},
+};
 use crate::{error::Trouble, identity::Identity, node::Shell, raft::Member};
 
 /// A peer that does not answer an init in this time is named as unreachable.
@@ -64,12 +67,23 @@ pub async fn init(shell: &Arc<Shell>, single: bool) -> Result<Identity, Trouble>
             )));
         }
     }
-    let members: Vec<(NodeId, Member)> =
-        infos.iter().enumerate().map(|(at, (_, info))| (NodeId(at as u64 + 1), info.address.clone())).collect();
+    let mut members: Vec<(NodeId, Member)> = Vec::new();
+    for (at, (address, info)) in infos.iter().enumerate() {
+        // With TLS a node's certificate says which member it is; else its place in the list does.
+        let node = NodeId(number(shell, address).await?.unwrap_or(at as u64 + 1));
+        if let Some((_, other)) = members.iter().find(|(seen, _)| *seen == node) {
+            return Err(refuse(format!(
+                "the certificates of {} and {address} are both for member {node}: make one of them anew with \
+                 `quorate cert node`",
+                other.peer
+            )));
+        }
+        members.push((node, info.address.clone()));
+    }
     // An earlier init that was interrupted left promises: its cluster id is taken over, so that they can be kept.
     let before = infos.iter().find_map(|(_, info)| info.cluster);
     let cluster = before.unwrap_or_else(|| shell.random_u128());
-    for (at, (address, info)) in infos.iter().enumerate() {
+    for ((node, _), (address, info)) in members.iter().zip(&infos) {
         if info.cluster.is_some_and(|promised| promised != cluster) {
             return Err(refuse(format!(
                 "{address} has promised itself to cluster {:032x}; start it on an empty directory",
@@ -79,7 +93,7 @@ pub async fn init(shell: &Arc<Shell>, single: bool) -> Result<Identity, Trouble>
         if info.address == own {
             continue;
         }
-        let promise = Promise { cluster, node: NodeId(at as u64 + 1), members: members.clone() };
+        let promise = Promise { cluster, node: *node, members: members.clone() };
         let answer = shell.peers().call_address(address, wire::PROMISE, wire::put(&promise), PROMISE_DEADLINE).await;
         answer.map_err(|error| refuse(format!("{address} did not promise: {error}")))?;
     }

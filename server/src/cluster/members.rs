@@ -3,7 +3,8 @@
 //! A wish can be told to any node; it is carried to the leader. A later joiner shows a one-time token (rules.md 6), or is
 //! found at the address of the member that it was (rules.md 1): then its fresh id takes the place of the old one in one
 //! joint change. A voter is removed only if those that are left, and answer, are a quorum without it; the leader steps
-//! aside before it is removed or replaced. Ids are drawn at random and never given twice.
+//! aside before it is removed or replaced. Ids are drawn at random and never given twice; with TLS the number in the
+//! joiner's certificate is part of its id, so that its certificate speaks for it.
 //!
 //! Tokens are kept hashed in the leader's memory: a new leader knows none of them, and another has to be asked for.
 //! Absent: founding (`init.rs`), the joiner's own part (`joining.rs`).
@@ -24,6 +25,7 @@ use crate::{
     error::Trouble,
     node::{Active, Shell},
     raft::{self, MemberStatus},
+    tls::MEMBERS_MAX,
 };
 
 /// How long a token lets a node join.
@@ -80,14 +82,24 @@ pub struct Admission {
     tokens: Mutex<BTreeMap<[u8; 32], u64>>,
 }
 
-/// Who should lead when this node steps aside: the other voter that lags least.
+/// Who should lead when this node steps aside: of the other voters that answer the one that lags least.
 pub fn heir(active: &Active) -> Option<NodeId> {
     let members = active.handle.membership().members;
     members
         .into_iter()
-        .filter(|member| member.voter && member.id != active.identity.node)
+        .filter(|member| member.voter && member.id != active.identity.node && answers(active, member))
         .max_by_key(|member| member.matched)
         .map(|member| member.id)
+}
+
+/// Resolves when a member does not answer, or says that it is about to leave: nothing can be handed over to it.
+pub async fn gone(active: &Active, node: NodeId) {
+    loop {
+        if active.peers.call(node, wire::STATUS, bytes::Bytes::new(), ASK_DEADLINE).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Carries out an administrator's wish, from any node.
@@ -269,11 +281,23 @@ async fn bring_in(
             None => format!("{peer} is about to join a cluster; look at `quorate member ls`"),
         }));
     }
+    let number = number(shell, peer).await?;
     let same = |seen: &MemberStatus| seen.member.peer == info.address.peer || was == Some(seen.id);
     let (before, stale): (Vec<_>, Vec<_>) =
         active.handle.membership().members.into_iter().filter(same).partition(|seen| seen.voter);
     if let Some(lost) = before.iter().find(|seen| seen.id == active.identity.node) {
         return Err(refuse(format!("node {} leads and is well; the address {peer} is its own", lost.id)));
+    }
+    if let Some(number) = number
+        && let Some(other) = active.handle.membership().members.iter().find(|seen| {
+            seen.id.0 % MEMBERS_MAX == number && seen.member.peer != info.address.peer && was != Some(seen.id)
+        })
+    {
+        return Err(refuse(format!(
+            "the certificate of {peer} is for member {number}, and so is that of node {} at {}: make it another with \
+             `quorate cert node`",
+            other.id, other.member.peer
+        )));
     }
     // Learners at this address lost their data too, or never came that far.
     for seen in stale {
@@ -281,7 +305,7 @@ async fn bring_in(
     }
     let replaces = before.first().map(|seen| seen.id);
     let votes = votes || replaces.is_some();
-    let node = fresh_id(shell, active);
+    let node = fresh_id(shell, active, number);
     active.handle.add_learner(node, info.address.clone()).await.map_err(trouble)?;
     let members = active.handle.membership().members.into_iter().map(|seen| (seen.id, seen.member)).collect();
     let join = Join { cluster: active.identity.cluster, node, members, votes, replaces };
@@ -294,11 +318,32 @@ async fn bring_in(
     Ok((node, votes, replaces))
 }
 
-fn fresh_id(shell: &Shell, active: &Active) -> NodeId {
+/// The number of the member for which the certificate of the node at an address is; `None` without TLS.
+///
+/// Errors: `BadArguments` where it is not to be trusted, or for no such number.
+pub(super) async fn number(shell: &Shell, address: &str) -> Result<Option<u64>, Trouble> {
+    let shown = if address == shell.address().peer {
+        shell.tls().peer().map(|door| door.certificate())
+    } else {
+        shell.peers().certificate(address).await.map_err(|error| refuse(error.to_string()))?
+    };
+    let Some(certificate) = shown else { return Ok(None) };
+    let number = certificate.members.first().copied().ok_or_else(|| {
+        refuse(format!(
+            "the certificate of {address} names no member from 1 to {}: make one with `quorate cert node`",
+            MEMBERS_MAX - 1
+        ))
+    })?;
+    Ok(Some(number))
+}
+
+/// 31 random bits; above the number in the certificate, if there is one.
+fn fresh_id(shell: &Shell, active: &Active, number: Option<u64>) -> NodeId {
     let members = active.handle.membership().members;
     loop {
-        let id = NodeId(shell.seams().random.next_u64() >> 33);
-        if id.0 > 0 && members.iter().all(|seen| seen.id != id) {
+        let drawn = shell.seams().random.next_u64() >> 33;
+        let id = NodeId(number.map_or(drawn, |number| drawn * MEMBERS_MAX + number));
+        if drawn > 0 && members.iter().all(|seen| seen.id != id) {
             return id;
         }
     }

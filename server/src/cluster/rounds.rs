@@ -6,8 +6,8 @@
 //! room. While a majority of voters is low the leader holds writes, except deletes and the closing of sessions, and tells
 //! the others, which refuse at admission; all that within a second or two, and back by itself.
 //!
-//! Digest (rules.md 26): an odd node hands leadership over, dumps its state and gives itself up; a split holds all writes
-//! for as long as it is seen.
+//! Digest (rules.md 26): an odd node hands leadership over, dumps its state and gives itself up; a split holds all writes,
+//! over restarts too, until a majority is seen to agree with this node.
 //!
 //! Absent: how digests are compared (`digests.rs`), how a node comes back (`joining.rs`).
 
@@ -22,7 +22,7 @@ use futures::future::join_all;
 use quorate_model::{Code, NodeId};
 use quorate_seam::{Disk, Open};
 use quorate_tree::{Body, Origin};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     digests::{self, Verdict},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     leader::{ask, propose},
-    node::{Active, Shell},
+    node::{Active, Neighbours, Shell},
     raft,
 };
 
@@ -45,7 +45,8 @@ const PIECE_BYTES: usize = 1 << 20;
 pub async fn run(shell: Weak<Shell>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut dumped = false;
+    // Until it has been read: nothing is let through meanwhile that was held before.
+    let mut split = shell.upgrade().and_then(|shell| shell.split().ok()).flatten();
     loop {
         tick.tick().await;
         let Some(shell) = shell.upgrade() else { return };
@@ -58,22 +59,41 @@ pub async fn run(shell: Weak<Shell>) {
         if let Verdict::Odd { zxid, right } = &verdict {
             return leave(&shell, &active, *zxid, right).await;
         }
-        let own_hold = match verdict {
-            Verdict::Split { zxid } => {
+        let node = active.identity.node;
+        match verdict {
+            Verdict::Split { zxid } if split.is_none() => {
+                tracing::error!(%node, zxid, "the nodes' states differ and no majority agrees: writes are stopped");
+                keep_split(&shell, Some(zxid));
+                split = Some(zxid);
+                dump(&shell, &active, zxid).await;
+            }
+            Verdict::Alike if split.is_some() => {
+                tracing::warn!(%node, "a majority agrees with this node again: writes go on");
+                keep_split(&shell, None);
+                split = None;
+            }
+            _ => {}
+        }
+        let own_hold = match split {
+            Some(zxid) => {
                 alarms.push(format!(
                     "digest-split: the nodes' states differ at zxid {zxid} and no majority agrees; writes are stopped, each \
                      node dumped its state: compare the dumps, then restore the right one"
                 ));
-                if !std::mem::replace(&mut dumped, true) {
-                    dump(&shell, &active, zxid).await;
-                }
                 Some(Code::DigestSplit)
             }
-            _ => disk_hold(&active, &heard, &mut alarms),
+            None => disk_hold(&active, &heard, &mut alarms),
         };
         hold(&active, &heard, own_hold);
         *active.alarms.lock() = alarms;
         lead(&active, &heard).await;
+    }
+}
+
+/// A hold that cannot be stored holds for as long as this process lives.
+fn keep_split(shell: &Shell, zxid: Option<u64>) {
+    if let Err(error) = shell.note_split(zxid) {
+        tracing::error!(%error, "what was found about the digests cannot be stored");
     }
 }
 
@@ -84,8 +104,19 @@ type Heard = Vec<(raft::MemberStatus, Option<Standing>)>;
 async fn hear(active: &Active) -> Heard {
     let own = active.identity.node;
     let others: Vec<_> = active.handle.membership().members.into_iter().filter(|seen| seen.id != own).collect();
-    let said = join_all(others.iter().map(|seen| other(active, seen.id))).await;
-    others.into_iter().zip(said).collect()
+    let said = join_all(others.iter().map(|seen| async {
+        let begun = Instant::now();
+        (other(active, seen.id).await, begun.elapsed())
+    }))
+    .await;
+    let answered =
+        others.iter().zip(&said).filter(|(_, (said, _))| said.is_some()).map(|(seen, (_, took))| (seen.id, *took));
+    let answered: Vec<_> = answered.collect();
+    let (voters, votes) = voters(active);
+    let here = others.iter().zip(&said).filter(|(seen, (said, _))| seen.voter && said.is_some()).count();
+    let fault_margin = (here + usize::from(votes)) as i64 - (voters / 2 + 1) as i64;
+    *active.neighbours.lock() = Neighbours { answered, fault_margin };
+    others.into_iter().zip(said.into_iter().map(|(said, _)| said)).collect()
 }
 
 fn voters(active: &Active) -> (usize, bool) {
@@ -111,7 +142,7 @@ async fn leave(shell: &Arc<Shell>, active: &Arc<Active>, zxid: u64, right: &[Nod
         && let Err(error) = active.handle.transfer_leader(*heir).await
     {
         // It ends as leader all the same: its rooms go down.
-        tracing::warn!(%error, "an odd leader could not hand over");
+        tracing::warn!(node = %active.identity.node, %error, "an odd leader could not hand over");
     }
     dump(shell, active, zxid).await;
     let why = format!("its state differs from that of a majority at zxid {zxid}");
@@ -122,12 +153,13 @@ async fn leave(shell: &Arc<Shell>, active: &Arc<Active>, zxid: u64, right: &[Nod
 
 async fn dump(shell: &Shell, active: &Active, zxid: u64) {
     let Some(state) = ask(&active.handle, Clone::clone).await else { return };
+    let node = active.identity.node;
     let path = shell.options().data.join(format!("dump-{zxid}.qs"));
     let (disk, at) = (shell.seams().disk.clone(), path.clone());
     let written = spawn_blocking(move || raft::dump(&*disk, &at, &state)).await;
     match written.map_err(io::Error::other).and_then(|written| written) {
-        Ok(()) => tracing::error!(path = %path.display(), "the state was dumped"),
-        Err(error) => tracing::error!(path = %path.display(), %error, "the state could not be dumped"),
+        Ok(()) => tracing::error!(%node, zxid, path = %path.display(), "the state was dumped"),
+        Err(error) => tracing::error!(%node, zxid, path = %path.display(), %error, "the state could not be dumped"),
     }
 }
 
@@ -208,11 +240,13 @@ async fn watch_disk(shell: &Shell, active: &Active) {
     match look(&disk, &options.data, was_low, options.disk_low_bytes, options.disk_reserve_bytes).await {
         Ok(is_low) => {
             if is_low != was_low {
-                tracing::warn!(low = is_low, "disk space");
+                tracing::warn!(node = %active.identity.node, low = is_low, "disk space");
             }
             active.disk_low.store(is_low, Ordering::Relaxed);
         }
-        Err(error) => tracing::warn!(%error, "the disk of the data directory cannot be looked after"),
+        Err(error) => {
+            tracing::warn!(node = %active.identity.node, %error, "the disk of the data directory cannot be looked after")
+        }
     }
 }
 

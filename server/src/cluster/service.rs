@@ -62,6 +62,7 @@ impl PeerDoor {
                 let answer = super::members::asked(&shell, wire::take(&data)?).await;
                 Ok(wire::put(&answer.map_err(wire::Refused::from)))
             }
+            wire::MEMBERS => Ok(wire::put(&super::joining::members(&*shell.require_active()?))),
             wire::STATUS => Ok(wire::put(&standing(&*shell.require_active()?).await?)),
             other => Err(Trouble::new(Code::Unimplemented, format!("peer call {other} is not known to this version"))),
         }
@@ -284,7 +285,7 @@ impl v1::cluster_server::Cluster for ClientDoor {
             OriginReply::Refused(code) => {
                 Err(status(Trouble::new(code, format!("session {session}: {}", code.text()))))
             }
-            _ => Ok(Response::new(v1::CloseSessionReply { zxid: active.handle.view().zxid().0 })),
+            _ => Ok(Response::new(v1::CloseSessionReply { zxid: active.handle.zxid().0 })),
         }
     }
 

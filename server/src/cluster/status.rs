@@ -37,6 +37,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 pub async fn status(shell: &Arc<Shell>) -> Result<v1::StatusReply, Trouble> {
     let Some(active) = shell.active() else {
         let mut warnings = shell.options().warnings.clone();
+        warnings.extend(shell.tls().warnings());
         warnings.push(shell.notice().unwrap_or_else(|| "not initialised: run `quorate cluster init`".into()));
         return Ok(v1::StatusReply { warnings, version: env!("CARGO_PKG_VERSION").into(), ..Default::default() });
     };
@@ -67,6 +68,7 @@ pub async fn status(shell: &Arc<Shell>) -> Result<v1::StatusReply, Trouble> {
     let reachable = members.iter().filter(|member| member.role != "learner" && member.reachable).count();
     let healthy = leadership.leader.is_some() && reachable > voters / 2;
     let mut warnings = shell.options().warnings.clone();
+    warnings.extend(shell.tls().warnings());
     warnings.extend(
         members
             .iter()

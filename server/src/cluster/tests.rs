@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     init,
     members::{Wish, carry_out, token},
+    wire::Join,
 };
 use crate::{
     leader::ask,
@@ -321,6 +322,47 @@ async fn members_are_added_promoted_replaced_and_removed_from_any_node() {
     assert!(refused.detail.contains("the members are"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_finds_out_also_after_a_restart() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader().await;
+    let going = (leader + 1) % 3;
+    let id = cluster.id(going).expect("has an id");
+    carry_out(&cluster.node(leader).shell().clone(), Wish::Remove(id)).await.expect("removes");
+    for _ in 0..2 {
+        let told = tokio::time::timeout(PATIENCE, cluster.node(going).removed()).await.expect("hears of it");
+        assert!(told.contains(&format!("node {id} is no member")), "{told}");
+        cluster.down(going).await;
+        cluster.up(going).await;
+    }
+    cluster.write(leader, "/a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_failed_leaves_an_empty_node() {
+    let mut cluster = Cluster::start(1, 1).await;
+    cluster.up_with(1, NodeOptions { join: Vec::new(), ..cluster.options(1) }).await;
+    // As if the leader had given up while its word was still on the way: nobody added the node.
+    let members = vec![(cluster.id(0).expect("an id"), cluster.node(0).shell().address())];
+    let join = Join {
+        cluster: cluster.active(0).expect("active").identity.cluster,
+        node: NodeId(77),
+        members,
+        votes: false,
+        replaces: None,
+    };
+    let shell = cluster.node(1).shell().clone();
+    super::joining::join(&shell, join).await.expect("is told to join");
+    assert_eq!(cluster.id(1), Some(NodeId(77)));
+    wait("it to withdraw", || cluster.active(1).is_none().then_some(())).await;
+    let info =
+        wait("it to be empty again", || futures::FutureExt::now_or_never(shell.info()).filter(|i| i.dormant)).await;
+    assert!(!info.alive);
+    let add = Wish::Add { peer: cluster.places[1].peer.clone(), voter: true };
+    carry_out(&cluster.node(0).shell().clone(), add).await.expect("is taken in");
+    assert_eq!(cluster.voters().await.len(), 2);
+}
+
 /// A state that is not the others', at the same zxid.
 fn tamper(active: &Active) {
     active.handle.tamper(Box::new(|state| {
@@ -353,17 +395,32 @@ async fn rule_26_an_odd_node_is_taken_in_anew_and_stops_the_second_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_26_without_a_majority_writes_stop() {
-    let cluster = Cluster::start(2, 0).await;
+    let mut cluster = Cluster::start(2, 0).await;
     cluster.write(0, "/before").await;
     let leader = cluster.leader().await;
     tamper(&cluster.active(1 - leader).expect("active"));
     let client = cluster.client(leader).await;
     let refused = refusal(&client, Code::DigestSplit).await;
     assert!(refused.contains("no majority"), "{refused}");
-    let alarmed =
-        |at: usize| cluster.active(at).is_some_and(|active| active.alarms.lock().join(" ").contains("digest-split"));
-    wait("the alarm on both", || (alarmed(0) && alarmed(1)).then_some(())).await;
+    wait("the alarm on both", || (alarmed_at(&cluster, 0) && alarmed_at(&cluster, 1)).then_some(())).await;
     assert!(cluster.reads(leader, "/before").await, "reads go on");
+    drop(client);
+    // A restart is no way round it: what was found is held until a majority agrees again.
+    cluster.down(leader).await;
+    cluster.up(leader).await;
+    let held = |at: usize| cluster.active(at).is_some_and(|active| active.registry.proposer().held().is_some());
+    assert!(held(leader), "held before it has heard of anybody");
+    wait("still held after a comparison", || (held(0) && held(1) && alarmed_at(&cluster, leader)).then_some(())).await;
+    // The broken one comes back with what its log says, and they agree.
+    cluster.down(1 - leader).await;
+    cluster.up(1 - leader).await;
+    let held = |at: usize| cluster.active(at).is_some_and(|active| active.registry.proposer().held().is_some());
+    wait("writes to go on", || (!held(0) && !held(1)).then_some(())).await;
+    cluster.write(leader, "/after").await;
+}
+
+fn alarmed_at(cluster: &Cluster, at: usize) -> bool {
+    cluster.active(at).is_some_and(|active| active.alarms.lock().join(" ").contains("digest-split"))
 }
 
 /// Writes until it is refused with a code.

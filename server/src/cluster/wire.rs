@@ -21,6 +21,20 @@ pub const ADMIN: u32 = 103;
 /// Join a living cluster (rules.md 1 and 6).
 pub const JOIN: u32 = 104;
 
+/// Who belongs to the cluster, as far as that is committed?
+pub const MEMBERS: u32 = 105;
+
+/// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Log index of the membership.
+    pub index: u64,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+    /// All members.
+    pub all: Vec<NodeId>,
+}
+
 /// What [`ADMIN`] carries to the leader; answered with `Result<String, Refused>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {

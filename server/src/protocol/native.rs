@@ -16,40 +16,32 @@ use std::{
 };
 
 use futures::Stream;
-use parking_lot::Mutex;
-use quorate_model::{Code, Event, EventKind, SessionId, Xid, Zxid, limits, path::parent_of};
+use quorate_model::{Code, Event, EventKind, SessionId, Xid, Zxid, limits};
 use quorate_proto::{
     convert::{self, Body, Refused, Replied},
     v1,
 };
-use quorate_tree::{
-    Body as Command, OriginReply,
-    command::{Attach, OpenSession},
-};
-use sha2::{Digest, Sha256};
+use quorate_tree::watch::told_path;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::{Doors, reach};
 use crate::{
-    auth,
+    auth::{self, Caller},
     error::Trouble,
+    meters::Proto,
     raft,
     session::{
-        expiry::Expiry,
         handle::Connection,
         outbox::{Out, Told},
-        reads::{Reads, refuse},
-        registry::Registry,
-        watches::{Order, Watches},
+        reads::refuse,
+        watches::Order,
     },
 };
 
-/// The time a new connection has for its Hello (reliability.md 6.4).
+/// The time a new connection has for its Hello; longer, and half-open ones would pile up.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The time that opening or attaching a session may take, elections included.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a node waits to reach the zxid that a client has seen.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,32 +52,11 @@ const FRAME_GOAL_BYTES: usize = 256 * 1024;
 /// An answer that encodes to more than this is refused: no client accepts such a frame.
 const ANSWER_MAX_BYTES: usize = quorate_proto::FRAME_MAX_BYTES - 64 * 1024;
 
-/// What the service needs of the node.
-#[derive(Clone)]
-pub struct Doors {
-    /// Connections and sessions.
-    pub registry: Arc<Registry>,
-    /// Reads.
-    pub reads: Reads,
-    /// Watches.
-    pub watches: Arc<Mutex<Watches>>,
-    /// Touches and pings.
-    pub expiry: Arc<Expiry>,
-    /// Consensus.
-    pub handle: raft::Handle,
-    /// Fires when the node drains.
-    pub closing: CancellationToken,
-}
-
 /// The service.
 #[derive(Clone)]
 pub struct Native {
     doors: Doors,
 }
-
-/// Where a connection comes from; put into each request by the listener.
-#[derive(Clone, Debug)]
-pub struct PeerAddress(pub String);
 
 impl Native {
     /// A service at these doors.
@@ -93,7 +64,7 @@ impl Native {
         Self { doors }
     }
 
-    async fn welcome(&self, peer: &str, hello: v1::Hello) -> Result<(Arc<Connection>, v1::ServerFrame), Trouble> {
+    async fn welcome(&self, caller: &Caller, hello: v1::Hello) -> Result<(Arc<Connection>, v1::ServerFrame), Trouble> {
         let doors = &self.doors;
         if doors.closing.is_cancelled() {
             return Err(Trouble::from(Code::Closing));
@@ -115,24 +86,28 @@ impl Native {
                 format!("this node belongs to cluster {cluster:032x}, the client expects another"),
             ));
         }
-        let mut identities = vec![auth::of_address(peer)];
+        let mut identities = caller.identities()?;
         for credential in &hello.credentials {
             identities.push(auth::of_credential(&credential.scheme, &credential.auth)?);
         }
         if identities.len() > limits::IDENTITIES_MAX {
             return Err(Trouble::new(
                 Code::LimitExceeded,
-                format!("too many credentials: {}, limit {}", identities.len() - 1, limits::IDENTITIES_MAX - 1),
+                format!(
+                    "too many credentials: {}, limit {}",
+                    hello.credentials.len(),
+                    limits::IDENTITIES_MAX - (identities.len() - hello.credentials.len())
+                ),
             ));
         }
         let wait = Instant::now() + CATCH_UP_DEADLINE;
-        // A node that comes back shows nothing older than it showed before it stopped (raft.md, trap 2).
+        // A node that comes back shows nothing older than it showed before it stopped.
         if !matches!(timeout_at(wait, doors.handle.recovered()).await, Ok(Ok(()))) {
             return Err(doors.registry.proposer().no_leader());
         }
         reach(&doors.handle, Zxid(hello.last_zxid), wait).await?;
         let client: String = hello.client.chars().filter(|c| !c.is_control()).take(128).collect();
-        let connection = doors.registry.connect(peer.to_owned(), client, identities)?;
+        let connection = doors.registry.connect(Proto::Native, caller.address.clone(), client, identities)?;
         match self.open(&connection, hello.kind).await {
             Ok(()) => {
                 let welcome = self.welcome_frame(&connection);
@@ -146,41 +121,21 @@ impl Native {
     }
 
     async fn open(&self, connection: &Arc<Connection>, kind: Option<v1::hello::Kind>) -> Result<(), Trouble> {
-        let deadline = Instant::now() + ATTACH_DEADLINE;
-        let reply = match kind {
-            None => return Err(Trouble::new(Code::MarshallingError, "Hello.kind is missing")),
-            Some(v1::hello::Kind::Sessionless(_)) => return Ok(()),
+        match kind {
+            None => Err(Trouble::new(Code::MarshallingError, "Hello.kind is missing")),
+            Some(v1::hello::Kind::Sessionless(_)) => Ok(()),
             Some(v1::hello::Kind::Open(open)) => {
                 let nonce = <[u8; 16]>::try_from(&open.nonce[..])
                     .map_err(|_| Trouble::new(Code::BadArguments, "OpenSession.nonce must have 16 bytes"))?;
-                let secret_hash = hash_secret(&open.secret)?;
                 let timeout_ms = match open.timeout_ms {
                     0 => limits::SESSION_TIMEOUT_DEFAULT_MS,
                     asked => asked.clamp(limits::SESSION_TIMEOUT_MIN_MS, limits::SESSION_TIMEOUT_MAX_MS),
                 };
-                let nonce = u128::from_be_bytes(nonce);
-                self.doors
-                    .registry
-                    .ask(Some(connection), deadline, |origin| {
-                        Command::Open(OpenSession { nonce, secret_hash, timeout_ms, origin })
-                    })
-                    .await?
+                self.doors.open(connection, u128::from_be_bytes(nonce), &open.secret, timeout_ms).await
             }
             Some(v1::hello::Kind::Attach(attach)) => {
-                let secret_hash = hash_secret(&attach.secret)?;
-                let session = SessionId(attach.session);
-                self.doors
-                    .registry
-                    .ask(Some(connection), deadline, |origin| {
-                        Command::Attach(vec![Attach { session, secret_hash, origin }])
-                    })
-                    .await?
+                self.doors.attach(connection, SessionId(attach.session), &attach.secret).await
             }
-        };
-        match reply {
-            OriginReply::Opened { .. } | OriginReply::Attached { .. } => Ok(()),
-            OriginReply::Refused(code) => Err(Trouble::from(code)),
-            OriginReply::Done => unreachable!("opening and attaching are never answered so"),
         }
     }
 
@@ -192,7 +147,7 @@ impl Native {
             generation: attached.map_or(0, |a| a.generation),
             timeout_ms: attached.map_or(0, |a| a.timeout_ms),
             last_seq: attached.map_or(0, |a| a.last_seq),
-            zxid: handle.view().zxid().0,
+            zxid: handle.zxid().0,
             node: self.doors.registry.node().0,
             cluster: handle.cluster().to_be_bytes().to_vec().into(),
             server: env!("CARGO_PKG_VERSION").into(),
@@ -256,7 +211,10 @@ impl Native {
                     match connection.submit(doors.registry.proposer(), xid, seq, frame.acked, &write) {
                         Ok(()) => {}
                         Err(trouble) if trouble.code == Code::TooLarge => return Err(trouble),
-                        Err(trouble) => refuse(connection, xid, trouble),
+                        Err(trouble) => {
+                            connection.turned_away(xid, &write, &trouble);
+                            refuse(connection, xid, trouble);
+                        }
                     }
                 }
             }
@@ -291,7 +249,7 @@ impl Native {
             }));
         };
         match order.after {
-            Some((after, _)) if after > handle.view().zxid() => {
+            Some((after, _)) if after > handle.zxid() => {
                 // Ahead of this node: wait for it; if it does not come, arming says Behind.
                 tokio::spawn(async move {
                     let _ = reach(&handle, after, Instant::now() + CATCH_UP_DEADLINE).await;
@@ -311,35 +269,12 @@ async fn next_frame(
     inbound.message().await
 }
 
-async fn reach(handle: &raft::Handle, zxid: Zxid, deadline: Instant) -> Result<(), Trouble> {
-    let mut applied = handle.applied();
-    while handle.view().zxid() < zxid {
-        if timeout_at(deadline, applied.changed()).await.is_err() {
-            return Err(Trouble::new(
-                Code::Behind,
-                format!(
-                    "this node has applied zxid {}, the client has seen {zxid}; try another node",
-                    handle.view().zxid()
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn hash_secret(secret: &[u8]) -> Result<[u8; 32], Trouble> {
-    if !(16..=64).contains(&secret.len()) {
-        return Err(Trouble::new(Code::BadArguments, "a session secret must have 16 to 64 bytes"));
-    }
-    Ok(Sha256::digest(secret).into())
-}
-
 #[tonic::async_trait]
 impl v1::session_server::Session for Native {
     type AttachStream = Outgoing;
 
     async fn attach(&self, request: Request<Streaming<v1::ClientFrame>>) -> Result<Response<Outgoing>, Status> {
-        let peer = request.extensions().get::<PeerAddress>().map_or_else(String::new, |peer| peer.0.clone());
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let mut inbound = request.into_inner();
         let hello = match timeout(HELLO_DEADLINE, inbound.message()).await {
             Err(_) => Err(Trouble::new(Code::OperationTimeout, "no Hello within 10 s")),
@@ -351,13 +286,19 @@ impl v1::session_server::Session for Native {
                 .ok_or_else(|| Trouble::new(Code::MarshallingError, "the first frame must carry a Hello")),
         };
         let welcomed = match hello {
-            Ok(hello) => self.welcome(&peer, hello).await,
+            Ok(hello) => self.welcome(&caller, hello).await,
             Err(trouble) => Err(trouble),
         };
         let outgoing = match welcomed {
             Err(trouble) => {
-                tracing::debug!(%peer, code = trouble.code.name(), detail = %trouble, "connection refused");
-                let connection = Arc::new(Connection::new(0, peer, String::new(), Vec::new()));
+                let peer = caller.address;
+                let registry = &self.doors.registry;
+                let (node, code) = (registry.node(), trouble.code.name());
+                tracing::warn!(%node, peer, code, detail = %trouble, "connection refused");
+                registry.meters().refuse_connection(trouble.code);
+                let meters = registry.meters().clone();
+                let refused = Connection::new(0, node, Proto::Native, peer, String::new(), Vec::new(), meters);
+                let connection = Arc::new(refused);
                 connection.outbox.close(trouble.code, trouble.detail);
                 Outgoing::new(connection, self.doors.clone(), None, CancellationToken::new())
             }
@@ -394,7 +335,6 @@ impl Outgoing {
     fn frame(&mut self) -> v1::ServerFrame {
         let mut frame = v1::ServerFrame::default();
         let mut bytes = 0;
-        let mut view = None;
         while let Some(out) = self.queue.pop_front() {
             match out {
                 Out::Written { xid, zxid, result } => {
@@ -413,9 +353,8 @@ impl Outgoing {
                     frame.replies.push(reply);
                 }
                 Out::Told { watch, told } => {
-                    let view = view.get_or_insert_with(|| self.doors.handle.view());
                     bytes += 128;
-                    let told = tell(view, &self.connection, told, &mut bytes);
+                    let told = tell(told, &mut bytes);
                     frame.events.push(convert::encode_event(watch, told));
                 }
                 // One pong a frame: the next one begins another.
@@ -444,38 +383,23 @@ fn too_large(xid: u64, zxid: Zxid, length: usize) -> v1::Reply {
     Replied { xid: Xid(xid), zxid, result: Err(Refused { refusal, detail }) }.into()
 }
 
-fn tell(view: &quorate_tree::View, connection: &Connection, told: Told, bytes: &mut usize) -> convert::Told {
+fn tell(told: Told, bytes: &mut usize) -> convert::Told {
     match told {
         Told::Established(zxid) => convert::Told::Established(zxid),
         Told::Resync(zxid) => convert::Told::Resync(zxid),
         Told::Ended(code) => convert::Told::Ended(code),
         Told::Progress(zxid) => convert::Told::Progress(zxid),
-        Told::Changed { change, kind, with_value } => {
-            let (path, stat) = match kind {
-                // Told of the parent; its stat is the one at delivery, as the change itself is the child's.
-                EventKind::ChildrenChanged => {
-                    let parent = parent_of(&change.path).unwrap_or("/");
-                    (parent.to_owned(), view.value(parent).map_or_else(Default::default, |value| value.stat))
-                }
-                _ => (change.path.to_string(), change.stat),
+        Told::Changed { change, kind, shown } => {
+            let path = told_path(&change, kind).to_owned();
+            let stat = match (kind, &shown) {
+                (EventKind::ChildrenChanged, Some(shown)) => shown.parent,
+                _ => change.stat,
             };
-            let value =
-                if with_value && kind != EventKind::Deleted { readable(view, connection, path.clone()) } else { None };
+            let value = shown.and_then(|shown| shown.value.clone()).map(|value| (value.data, value.stat));
             *bytes += value.as_ref().map_or(0, |(data, _)| data.as_ref().map_or(0, |data| data.len()));
             let event = Event { zxid: change.zxid, index: change.index, kind, path, stat };
             convert::Told::Changed { event, value }
         }
-    }
-}
-
-fn readable(
-    view: &quorate_tree::View,
-    connection: &Connection,
-    path: String,
-) -> Option<(Option<bytes::Bytes>, quorate_model::Stat)> {
-    match view.query(&connection.subject(), &quorate_model::Read::Get(path)) {
-        Ok(quorate_model::Answer::Node { data, stat }) => Some((data, stat)),
-        _ => None,
     }
 }
 

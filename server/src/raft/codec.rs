@@ -3,7 +3,7 @@
 //!
 //! What it promises: a value begins with [`VERSION`]; unknown versions, unknown tags and bytes left over are refused with
 //! a sentence; the payload of a command is the same bytes in memory, on disk and on the wire. A decoded batch shares one
-//! buffer that was copied once out of the socket's (write-path.md, trap 1).
+//! buffer that was copied once out of the socket's, which it would otherwise keep alive as a whole.
 //! What is absent: the command's own encoding (core/tree), records of the log (server/wal), transport.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -549,6 +549,56 @@ mod tests {
             count: u32::MAX,
         };
         assert_eq!(take_append(&put(&head)).err(), Some(DecodeError::Body("append request")));
+    }
+
+    /// The frozen frames are the corpus. A frame has no checksum of its own (the transport and the log have), so a damaged
+    /// one may mean something else; it must be refused or come back as it was read.
+    #[test]
+    fn damaged_frames_are_refused_or_mean_something() {
+        let random = quorate_seam::sim::SimRandom::new(11);
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(4, 5)),
+            last_membership: StoredMembership::new(Some(log_id(1, 2)), membership()),
+        };
+        let corpus = [
+            put_append(&append()),
+            put_append_reply(&Err(AppendError::Conflict(log_id(1, 2)))),
+            put_vote(&VoteRequest::new(Vote::new(3, NodeId(1)), Some(log_id(2, 9)))),
+            put_vote_reply(&VoteResponse::new(Vote::new(3, NodeId(1)), None, true)),
+            put_transfer(&TransferRequest::new(Vote::new_committed(3, NodeId(1)), NodeId(2), None)),
+            put_transfer_reply(&Ok(())),
+            put_meta(8, &meta),
+            put(&Hello { cluster: 9, from: 1, to: 2 }),
+        ];
+        let mut meant = 0;
+        for good in corpus.iter().cycle().take(8 * 3_000) {
+            let bytes = quorate_seam::sim::mutated(good, &random);
+            // Each as everything: what arrives on a stream need not be what was expected there.
+            if let Ok(read) = take_append(&bytes) {
+                same(&take_append(&put_append(&read)).unwrap(), &read);
+                meant += 1;
+            }
+            if let Ok(read) = take_append_reply(&bytes) {
+                assert_eq!(take_append_reply(&put_append_reply(&read)).unwrap(), read);
+            }
+            if let Ok(read) = take_vote(&bytes) {
+                assert_eq!(take_vote(&put_vote(&read)).unwrap(), read);
+            }
+            if let Ok(read) = take_vote_reply(&bytes) {
+                assert_eq!(take_vote_reply(&put_vote_reply(&read)).unwrap(), read);
+            }
+            if let Ok(read) = take_transfer(&bytes) {
+                assert_eq!(take_transfer(&put_transfer(&read)).unwrap(), read);
+            }
+            if let Ok(read) = take_transfer_reply(&bytes) {
+                assert_eq!(take_transfer_reply(&put_transfer_reply(&read)).unwrap(), read);
+            }
+            if let Ok(read) = take_meta(&bytes) {
+                assert_eq!(take_meta(&put_meta(read.0, &read.1)).unwrap(), read);
+            }
+            let _ = take::<Hello>("hello", &bytes);
+        }
+        assert!(meant > 0, "some damage is not seen: else this test would look at refusals alone");
     }
 
     #[test]

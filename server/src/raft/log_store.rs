@@ -2,17 +2,19 @@
 //!
 //! What it promises: an appended entry is readable when `append` returns and durable when its callback says so, one
 //! fdatasync for all that is queued; votes and truncations are waited for, committed marks and purges ride with the next
-//! batch; the purged position is kept exactly, never derived from a snapshot (raft.md, traps 4 to 6); a read for
+//! batch; the purged position is kept exactly, never derived from a snapshot (the log may reach further back); a read for
 //! replication ends at [`READ_BYTES`].
 //! What is absent: recovery and damage (server/wal), when to purge (`driver.rs`).
 
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use quorate_wal::Wal;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::codec::{self, Ballot, Position};
 use super::state_machine::Published;
@@ -20,6 +22,9 @@ use super::types::{Entry, LogId, Types, Vote, term_of};
 
 /// Payload bytes of one replication batch (and one entry at least).
 const READ_BYTES: usize = 1024 * 1024;
+
+/// An append that became durable this late is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The log, and word of its end: fields drop in order, so `_closed` tells that the log's files are let go.
 pub(super) struct Log {
@@ -125,6 +130,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         if let Some(id) = &committed {
+            self.published.committed(id.index);
             self.log.wal.save_committed(codec::put(&Position::from(id)));
         }
         Ok(())
@@ -146,8 +152,19 @@ impl RaftLogStorage<Types> for LogStore {
         };
         // Not the log itself: it must not end on its own lane.
         let published = self.published.clone();
-        let done = Box::new(move |result| callback.io_completed(told(&published, result)));
-        self.log.wal.append(entries.into_iter().map(entry).collect(), done);
+        let begun = Instant::now();
+        let done = Box::new(move |result| {
+            let took = begun.elapsed();
+            if took >= SLOW {
+                tracing::warn!(node = %published.node, ms = took.as_millis() as u64, "slow log write");
+            }
+            callback.io_completed(told(&published, result));
+        });
+        let entries: Vec<_> = entries.into_iter().map(entry).collect();
+        if let Some(last) = entries.last() {
+            self.published.appended(last.index, begun);
+        }
+        self.log.wal.append(entries, done);
         Ok(())
     }
 

@@ -4,8 +4,8 @@
 //! rest of the server proposes, waits and administers; what is applied comes back through [`Deliver`], on the apply
 //! thread, in log order. The peer port's service is [`PeerService`], calls to peers go through [`Peers`].
 //!
-//! What it promises: a proposal is fenced to the leadership that it was made for; the applied index is visible only after
-//! the view that shows it; reads use a quorum round, never a lease; whatever ends openraft ends the node, by
+//! What it promises: a proposal is fenced to the leadership that it was made for; a view, where one is asked for, shows
+//! all that was applied; reads use a quorum round, never a lease; whatever ends openraft ends the node, by
 //! [`Handle::fatal`]. Absent: sessions, stamps, admission, retries; protocols.
 
 mod codec;
@@ -23,6 +23,7 @@ mod types;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,12 +34,13 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, Precondition, ReadPolicy, ServerState};
 use parking_lot::Mutex;
-use quorate_model::NodeId;
+use quorate_model::{NodeId, Zxid};
 use quorate_seam::{Disk, LaneKind, Net, Random};
 use quorate_tree::{Applied, State, View};
 use quorate_wal::Wal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use codec::DecodeError;
 pub use network::{FIRST_FREE_KIND, Identity, PeerError, Peers};
@@ -52,13 +54,16 @@ use snapshot_store::{SnapshotFile, Store};
 use state_machine::{ApplyLane, Published, StateMachine};
 use types::{Report, Seeded, Types};
 
+use crate::meters::Meters;
+
 type Consensus = openraft::Raft<Types, StateMachine>;
 
 /// Hears what is applied: on the apply thread, in log order, never concurrently. It must not block.
 pub trait Deliver: Send + 'static {
     /// After each command.
     fn applied(&mut self, state: &State, applied: Applied);
-    /// After each batch: its view is published and its applied index visible.
+    /// After each batch: its applied index is visible, and so is its view if there are readers. Also when a view was made
+    /// between two batches.
     fn published(&mut self, state: &State);
     /// A snapshot has replaced the state; the entries that it covers beyond the last applied one are never told.
     fn installed(&mut self, state: &State);
@@ -76,7 +81,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// Calm enough for three nodes on two cores (raft.md, trap 10).
+    /// Calm enough for three nodes on two cores: shorter ones were seen to cause elections under load.
     fn default() -> Self {
         Self { heartbeat_ms: 150, election_min_ms: 600, election_max_ms: 1200 }
     }
@@ -137,6 +142,8 @@ pub struct Options {
     pub snapshots: SnapshotPolicy,
     /// The service behind this node's peer port.
     pub service: PeerService,
+    /// What is counted and timed here.
+    pub meters: Arc<Meters>,
     /// This node's log was made before ([`prepare`]): an empty one is damage, not a beginning (rules.md 1).
     pub log_expected: bool,
 }
@@ -293,16 +300,17 @@ pub async fn open(options: Options) -> Result<Handle, OpenError> {
         return Err(OpenError::Damaged(format!("the log in {} is gone", dir.join("log").display())));
     }
     if let Some(place) = &recovered.cut {
-        tracing::warn!(%place, "the end of the log was torn by a crash and is cut; nobody was told of it");
+        let node = identity.id;
+        tracing::warn!(%node, %place, "the end of the log was torn by a crash and is cut; nobody was told of it");
     }
     let (closed_tx, closed) = watch::channel(());
     let log = Arc::new(Log { wal, _closed: closed_tx });
     let weak = Arc::downgrade(&log);
-    let published = Published::new();
+    let published = Published::new(identity.id, options.meters);
     let lane = ApplyLane::spawn(&options.apply_lane, identity, published.clone(), options.deliver, store.clone())?;
-    let peers = Peers::new(identity, net);
+    let peers = Peers::new(identity, net, service.door());
     let log = LogStore::new(log, published.clone());
-    let machine = StateMachine::new(lane.clone(), store.clone());
+    let machine = StateMachine::new(lane.clone(), store.clone(), published.clone());
     let factory = network::Factory { peers: peers.clone() };
     let raft = Seeded::scope(random.next_u64(), Consensus::new(identity.id, config, factory, log, machine)).await;
     let raft = match raft {
@@ -380,6 +388,7 @@ async fn follow(
     let mut server = raft.server_metrics();
     let mut term = published.term.subscribe();
     let mut members = None;
+    let (mut last_leader, mut lost_at) = (None, None);
     loop {
         let applied_term = *term.borrow_and_update();
         {
@@ -392,8 +401,31 @@ async fn follow(
                     && now.current_leader == Some(id)
                     && applied_term == vote_term,
             };
+            let meters = &published.meters;
             leadership.send_if_modified(|old| std::mem::replace(old, new) != new);
+            match new.leader.map(|leader| (leader, new.term)) {
+                None if last_leader.is_some() => {
+                    lost_at.get_or_insert_with(Instant::now);
+                    last_leader = None;
+                    published.lead(false);
+                    tracing::warn!(node = %id, term = new.term, "leader lost");
+                }
+                Some((leader, term)) if last_leader != new.leader.map(|leader| (leader, term)) => {
+                    last_leader = Some((leader, term));
+                    published.lead(leader == id);
+                    meters.leader_changes.fetch_add(1, Relaxed);
+                    if let Some(at) = lost_at.take() {
+                        meters.election.time(at.elapsed());
+                    }
+                    tracing::info!(node = %id, term, %leader, "leader known");
+                }
+                _ => {}
+            }
             if members.as_ref() != Some(&now.membership_config) {
+                let voters = listed(now.membership_config.voter_ids());
+                let learners = listed(now.membership_config.membership().learner_ids());
+                let index = now.membership_config.log_id().map_or(0, |id| id.index);
+                tracing::info!(node = %id, index, voters, learners, "membership");
                 let nodes = now.membership_config.nodes().map(|(&id, m)| (id, m.clone())).collect();
                 peers.set_members(nodes);
                 members = Some(now.membership_config.clone());
@@ -411,6 +443,10 @@ async fn follow(
         Ok(()) => "consensus has ended without a word".to_owned(),
     };
     published.fail(cause);
+}
+
+fn listed(ids: impl Iterator<Item = NodeId>) -> String {
+    ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",")
 }
 
 struct Inner {
@@ -461,12 +497,32 @@ impl Handle {
         self.inner.leadership.clone()
     }
 
-    /// The state after the last batch.
-    pub fn view(&self) -> Guard<Arc<View>> {
-        self.inner.published.view.load()
+    /// A view of the state at `zxid` or later; `None`: there is none yet, [`Handle::viewed`] will tell.
+    pub fn view(&self, zxid: Zxid) -> Option<Guard<Arc<View>>> {
+        self.inner.lane.view(zxid)
     }
 
-    /// The applied log index; set once per batch, after its view was published.
+    /// The newest view that there is. It may be old: compare its zxid with [`Handle::zxid`].
+    pub fn newest_view(&self) -> Guard<Arc<View>> {
+        self.inner.lane.newest_view()
+    }
+
+    /// The zxid of the newest view, and its changes. Views are made where readers ask for them.
+    pub fn viewed(&self) -> watch::Receiver<Zxid> {
+        self.inner.lane.viewed()
+    }
+
+    /// Says that a reader will come for what is applied next, so that its view is made with it.
+    pub fn want_view(&self) {
+        self.inner.published.want();
+    }
+
+    /// The zxid of the last entry that was applied here and told to those concerned.
+    pub fn zxid(&self) -> Zxid {
+        self.inner.published.zxid()
+    }
+
+    /// The applied log index; set once per batch.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.inner.published.applied.subscribe()
     }
@@ -491,16 +547,21 @@ impl Handle {
             }
             let mut write = self.inner.raft.write(Payload(bytes)).with_leader(term);
             if n + 1 == last {
-                let lost = self.inner.lost.clone();
+                let (lost, meters) = (self.inner.lost.clone(), self.inner.published.meters.clone());
+                let begun = Instant::now();
                 write = write.responder(Report(Box::new(move |result: openraft::raft::ClientWriteResult<Types>| {
                     if result.is_err() {
+                        meters.proposals_failed.fetch_add(1, Relaxed);
                         lost.send_modify(|n| *n += 1);
+                    } else {
+                        meters.propose.time(begun.elapsed());
                     }
                 })));
             }
             // Sending is ready at once unless the queue is full; a budget of the task must not look like that.
             let sent = tokio::task::unconstrained(write.into_future()).now_or_never();
             if !matches!(sent, Some(Ok(()))) {
+                self.inner.published.meters.proposals_failed.fetch_add(1, Relaxed);
                 self.inner.lost.send_modify(|n| *n += 1);
                 return;
             }
@@ -539,6 +600,16 @@ impl Handle {
     /// How long ago the heartbeat was sent that a quorum acknowledged last; `None` where this node does not lead.
     pub fn quorum_ack_age(&self) -> Option<Duration> {
         use openraft::Instant;
+        let server = self.inner.raft.server_metrics();
+        let alone = {
+            let now = server.borrow_watched();
+            let only_voter = now.membership_config.voter_ids().all(|voter| voter == self.inner.identity.id);
+            now.state == ServerState::Leader && only_voter
+        };
+        if alone {
+            // Its own quorum, at any moment; openraft reports that only when something else happens.
+            return Some(Duration::ZERO);
+        }
         let metrics = self.inner.raft.data_metrics();
         let acked = metrics.borrow_watched().last_quorum_acked?;
         Some(acked.elapsed())

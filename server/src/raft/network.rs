@@ -1,9 +1,10 @@
 //! The way out to the peers: replication, votes, snapshots and the server's own calls, over gRPC on the seam's sockets.
 //!
 //! What it promises: a peer is known by its id; its address is looked up in the membership at each connect. Every stream
-//! and every call begins with a [`Hello`] naming cluster, sender and addressee, so that a stranger is refused. Log
+//! and every call begins with a [`Hello`] naming cluster, sender and addressee, so that a stranger is refused; with TLS
+//! nothing is sent before the peer's certificate was seen to speak for its id. Log
 //! replication is one lasting stream per peer with at most [`WINDOW`] batches unanswered and its own idle limit;
-//! heartbeats and votes, forwards and snapshots each have a connection of their own (write-path.md section 4).
+//! heartbeats and votes, forwards and snapshots each have a connection of their own.
 //! What is absent: retries (openraft's, or the caller's), the other end (`server.rs`), encodings (`codec.rs`).
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use super::types::{
     AppendRequest, AppendResult, Member, RpcError, TransferRequest, TransferResponse, Types, Vote, VoteRequest,
     VoteResponse,
 };
+use crate::tls::{Certificate, Door};
 
 /// Frame kinds of this room. From [`FIRST_FREE_KIND`] on they belong to the rest of the server.
 pub(super) mod kind {
@@ -51,7 +53,7 @@ pub(super) mod kind {
 /// Kinds of [`Peers::call`] from here on are handed to the server's `PeerHandler`.
 pub const FIRST_FREE_KIND: u32 = 100;
 
-/// Replication batches that may be unanswered: deeper pipelines make smaller batches (raft.md section 6).
+/// Replication batches that may be unanswered: deeper pipelines make smaller batches.
 const WINDOW: usize = 3;
 
 /// A replication stream that answers nothing for this long is given up, so that a hung peer holds back no purge.
@@ -125,6 +127,7 @@ pub struct Peers {
 struct Shared {
     identity: Identity,
     net: Arc<dyn Net>,
+    door: Option<Arc<Door>>,
     addresses: ArcSwap<BTreeMap<NodeId, Member>>,
     channels: Mutex<BTreeMap<(NodeId, Purpose), PeerClient<Channel>>>,
 }
@@ -136,9 +139,9 @@ impl std::fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// No connection is made before it is needed. Call it inside a tokio runtime.
-    pub fn new(identity: Identity, net: Arc<dyn Net>) -> Self {
-        let shared = Shared { identity, net, addresses: ArcSwap::default(), channels: Mutex::default() };
+    /// No connection is made before it is needed; each with TLS if there is a door. Call it inside a tokio runtime.
+    pub fn new(identity: Identity, net: Arc<dyn Net>, door: Option<Arc<Door>>) -> Self {
+        let shared = Shared { identity, net, door, addresses: ArcSwap::default(), channels: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -161,12 +164,26 @@ impl Peers {
         data: Bytes,
         limit: Duration,
     ) -> Result<Bytes, PeerError> {
-        let (net, at) = (self.shared.net.clone(), address.to_owned());
+        let (shared, at) = (self.shared.clone(), address.to_owned());
         let client = connect(move || {
-            let (net, at) = (net.clone(), at.clone());
-            async move { net.connect(&at).await }
+            let (shared, at) = (shared.clone(), at.clone());
+            async move { shared.dial(&at, None).await.map(|(stream, _)| stream) }
         });
         self.call_with(client, address.to_owned(), NodeId(0), kind, data, limit).await
+    }
+
+    /// What the node at an address shows of itself; `None` without TLS.
+    ///
+    /// Errors: `Unreachable`, also where its certificate is not to be trusted.
+    pub async fn certificate(&self, address: &str) -> Result<Option<Certificate>, PeerError> {
+        if self.shared.door.is_none() {
+            return Ok(None);
+        }
+        match timeout(CONNECT_LIMIT, self.shared.dial(address, None)).await {
+            Ok(Ok((_, certificate))) => Ok(certificate),
+            Ok(Err(error)) => Err(PeerError::Unreachable { peer: address.to_owned(), reason: error.to_string() }),
+            Err(_) => Err(late(address.to_owned(), CONNECT_LIMIT)),
+        }
     }
 
     /// A lasting stream of bytes to a member's `PeerHandler`, and its answers, which end with the connection.
@@ -234,7 +251,7 @@ impl Peers {
                 let shared = shared.ok_or_else(|| io::Error::other("this node is shutting down"))?;
                 let address = shared.addresses.load().get(&to).map(|m| m.peer.clone());
                 let address = address.ok_or_else(|| io::Error::other(PeerError::Unknown(to)))?;
-                shared.net.connect(&address).await
+                shared.dial(&address, Some(to)).await.map(|(stream, _)| stream)
             }
         })
     }
@@ -254,6 +271,17 @@ impl Peers {
             Ok(Ok(reply)) => Ok(reply.into_inner().data),
             Ok(Err(status)) => Err(failed(&peer, &status)),
             Err(_) => Err(late(peer, limit)),
+        }
+    }
+}
+
+impl Shared {
+    /// A connection on which whoever is expected there may be spoken to.
+    async fn dial(&self, address: &str, to: Option<NodeId>) -> io::Result<(quorate_seam::Stream, Option<Certificate>)> {
+        let stream = self.net.connect(address).await?;
+        match &self.door {
+            None => Ok((stream, None)),
+            Some(door) => door.dial(stream, address, to).await.map(|(stream, shown)| (stream, Some(shown))),
         }
     }
 }

@@ -65,6 +65,7 @@ pub fn salvage(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>) -> io:
         None => (State::new(), 0),
     };
     let wal = open(disk, dir, random)?;
+    let mut decoder = quorate_tree::command::Decoder::default();
     let Some((end, _)) = wal.last() else { return Ok(state) };
     while next <= end {
         let batch = wal.read(next..end + 1, 8 << 20);
@@ -78,7 +79,7 @@ pub fn salvage(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>) -> io:
             next = entry.index + 1;
             let entry = codec::entry(Position { term: entry.term, index: entry.index }, entry.payload)
                 .map_err(|error| damaged(error.to_string()))?;
-            step(&mut state, &entry).map_err(damaged)?;
+            step(&mut state, &mut decoder, &entry).map_err(damaged)?;
         }
     }
     Ok(state)

@@ -1,10 +1,11 @@
 //! The way in from the peers: the gRPC service `Peer`, for this room's own kinds and, handed through, for the others.
 //!
 //! What it promises: nothing is taken from a node of another cluster, nor what was meant for another node: the refusal
-//! names both. Requests of one append stream are answered in order; a snapshot is installed only after it was verified.
+//! names both. With TLS, a peer's certificate must speak for the node that it claims to be. Requests of one append stream
+//! are answered in order; a snapshot is installed only after it was verified.
 //! When the append stream of the current leader ends and its port refuses connections, the survivors agree on the lowest
-//! other voter and elect it at once (write-path.md section 5); a mere silence never does that.
-//! What is absent: who may connect (TLS comes with its own listener), retries, the other end (`network.rs`).
+//! other voter and elect it at once; a mere silence never does that.
+//! What is absent: certificates (`tls/`), retries, the other end (`network.rs`).
 
 use std::io;
 use std::pin::Pin;
@@ -31,6 +32,7 @@ use super::network::{FIRST_FREE_KIND, Identity, MESSAGE_MAX_BYTES, Peers, kind};
 use super::snapshot_store::Store;
 use super::types::{AppendRequest, Seeded, TransferRequest, Vote};
 use super::{Consensus, as_snapshot};
+use crate::tls::{self, Certificate, Door, Handshakes, Secured, Speaks};
 
 /// Tries to see the port of a dead leader refuse: it closes a moment after the streams do.
 const HINT_TRIES: u32 = 4;
@@ -50,6 +52,7 @@ pub trait PeerHandler: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct PeerService {
     handler: Arc<dyn PeerHandler>,
+    door: Option<Arc<Door>>,
     node: Arc<ArcSwapOption<Node>>,
 }
 
@@ -71,9 +74,13 @@ pub(super) struct Node {
 }
 
 impl PeerService {
-    /// A service that knows only `handler` yet.
-    pub fn new(handler: Arc<dyn PeerHandler>) -> Self {
-        Self { handler, node: Arc::default() }
+    /// A service that knows only `handler` yet. With a door, peers connect with TLS, in both directions.
+    pub fn new(handler: Arc<dyn PeerHandler>, door: Option<Arc<Door>>) -> Self {
+        Self { handler, door, node: Arc::default() }
+    }
+
+    pub(super) fn door(&self) -> Option<Arc<Door>> {
+        self.door.clone()
     }
 
     /// Serves a listener until `stop` resolves; open streams are cut then.
@@ -81,13 +88,27 @@ impl PeerService {
         // tonic lets open connections live on; a stopped node's must not, or its peers would keep talking to it.
         let cut = CancellationToken::new();
         let _cut = cut.clone().drop_guard();
-        let incoming = stream::unfold((listener, cut), |(mut listener, cut)| async move {
+        let handshakes = self.door.clone().map(|door| Handshakes::new(door, Speaks::Http2));
+        let incoming = stream::unfold((listener, handshakes, cut), |(mut listener, mut handshakes, cut)| async move {
+            let incoming = |Secured { stream, certificate }, cut: &CancellationToken| {
+                let cut = Box::pin(cut.clone().cancelled_owned());
+                Ok::<_, io::Error>(Incoming { stream, shown: Shown(certificate), cut })
+            };
             loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let incoming = Incoming { stream, cut: Box::pin(cut.clone().cancelled_owned()) };
-                        return Some((Ok::<_, io::Error>(incoming), (listener, cut)));
+                let accepted = tokio::select! { biased;
+                    Some((secured, ())) = tls::next(&mut handshakes) => {
+                        return Some((incoming(secured, &cut), (listener, handshakes, cut)));
                     }
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok((stream, address)) => match &handshakes {
+                        Some(handshakes) => handshakes.begin(stream, address, ()),
+                        None => {
+                            let plain = Secured { stream, certificate: None };
+                            return Some((incoming(plain, &cut), (listener, handshakes, cut)));
+                        }
+                    },
                     // Out of file descriptors, or the connection was gone before it was taken: neither is the
                     // listener's end.
                     Err(error) => {
@@ -125,7 +146,21 @@ impl PeerService {
     }
 
     /// Checks who speaks to whom. Before the node belongs to a cluster, only free kinds get here.
-    fn check(&self, hello: Hello, free: bool) -> Result<NodeId, Status> {
+    fn check(&self, hello: Hello, shown: &Shown, free: bool) -> Result<NodeId, Status> {
+        if self.door.is_some() {
+            let Shown(Some(certificate)) = shown else {
+                return Err(Status::permission_denied("a peer has to show a certificate"));
+            };
+            let nobody = hello.from == 0 && free;
+            if !nobody && !certificate.speaks_for(NodeId(hello.from)) {
+                return Err(Status::permission_denied(format!(
+                    "the certificate of {} is for {}, and its holder claims to be node {}",
+                    certificate.subject,
+                    tls::members(certificate),
+                    hello.from
+                )));
+            }
+        }
         let Some(Identity { cluster, id }) = self.node.load().as_ref().map(|n| n.peers.identity()) else {
             return Ok(NodeId(hello.from));
         };
@@ -144,7 +179,7 @@ impl PeerService {
         Ok(NodeId(hello.from))
     }
 
-    async fn greeted(&self, incoming: &mut Streaming<Frame>) -> Result<NodeId, Status> {
+    async fn greeted(&self, incoming: &mut Streaming<Frame>, shown: &Shown) -> Result<NodeId, Status> {
         let frame = incoming.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         if frame.kind != kind::HELLO {
             return Err(Status::invalid_argument(format!(
@@ -152,7 +187,7 @@ impl PeerService {
                 frame.kind
             )));
         }
-        self.check(codec::take("hello", &frame.data).map_err(invalid)?, false)
+        self.check(codec::take("hello", &frame.data).map_err(invalid)?, shown, false)
     }
 }
 
@@ -170,9 +205,10 @@ impl Peer for PeerService {
     type ForwardStream = BoxStream<'static, Result<Frame, Status>>;
 
     async fn append(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::AppendStream>, Status> {
+        let shown = Shown::of(&request);
         let mut incoming = request.into_inner();
         let node = self.node()?;
-        let from = self.greeted(&mut incoming).await?;
+        let from = self.greeted(&mut incoming, &shown).await?;
         let raft = node.raft.clone();
         let seed = node.streams.fetch_add(1, Ordering::Relaxed);
         let requests = requests(incoming, End { node, from });
@@ -185,9 +221,10 @@ impl Peer for PeerService {
     }
 
     async fn forward(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ForwardStream>, Status> {
+        let shown = Shown::of(&request);
         let mut incoming = request.into_inner();
         self.node()?;
-        let from = self.greeted(&mut incoming).await?;
+        let from = self.greeted(&mut incoming, &shown).await?;
         let word = |frame: Result<Frame, Status>| frame.ok().filter(|f| f.kind == kind::FORWARD).map(|f| f.data);
         let words = tokio_stream::StreamExt::map_while(incoming, word);
         let answers = self.handler.forward(from, words.boxed());
@@ -195,9 +232,10 @@ impl Peer for PeerService {
     }
 
     async fn snapshot(&self, request: Request<Streaming<Frame>>) -> Result<Response<Frame>, Status> {
+        let shown = Shown::of(&request);
         let mut incoming = request.into_inner();
         let node = self.node()?;
-        let from = self.greeted(&mut incoming).await?;
+        let from = self.greeted(&mut incoming, &shown).await?;
         let head = incoming.message().await?.ok_or_else(|| Status::invalid_argument("the snapshot has no head"))?;
         let offer: Offer = codec::take("snapshot head", &head.data).map_err(invalid)?;
         let at = node.store.resume_at(from, &offer).await.map_err(unavailable)?;
@@ -214,10 +252,11 @@ impl Peer for PeerService {
     }
 
     async fn call(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let shown = Shown::of(&request);
         let Frame { kind, data } = request.into_inner();
         let free = kind >= FIRST_FREE_KIND;
         let (hello, body) = codec::take_front("hello", &data).map_err(invalid)?;
-        let from = self.check(hello, free)?;
+        let from = self.check(hello, &shown, free)?;
         if free {
             let data = self.handler.call(from, kind, data.slice_ref(body)).await?;
             return Ok(Response::new(Frame { kind, data }));
@@ -294,7 +333,7 @@ impl Node {
         self.raft.server_metrics().borrow_watched().vote
     }
 
-    /// The hint of write-path.md section 5: if `leader` leads and refuses connections, everybody who sees that names the
+    /// A refused port as a hint: if `leader` leads and refuses connections, everybody who sees that names the
     /// same successor, drops the lease, and the successor stands at once. It still needs a quorum and the longest log,
     /// so a wrong hint costs an election, never safety; lease reads, which it would break, are not used in this server.
     async fn leader_gone(self: Arc<Self>, leader: NodeId) {
@@ -340,12 +379,25 @@ impl Node {
 /// A peer's connection, as tonic wants it: until the server stops.
 struct Incoming {
     stream: quorate_seam::Stream,
+    shown: Shown,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
+/// The certificate that a peer showed, beside each of its requests.
+#[derive(Clone, Default)]
+struct Shown(Option<Arc<Certificate>>);
+
+impl Shown {
+    fn of<T>(request: &Request<T>) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or_default()
+    }
+}
+
 impl Connected for Incoming {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Shown;
+    fn connect_info(&self) -> Shown {
+        self.shown.clone()
+    }
 }
 
 impl AsyncRead for Incoming {

@@ -119,6 +119,7 @@ impl Node {
             timing: self.world.timing,
             snapshots: self.world.policy,
             service,
+            meters: Arc::default(),
             log_expected: false,
         }
     }
@@ -127,7 +128,7 @@ impl Node {
         self.recorder = Recorder::default();
         let listener = self.net.listen(&self.address).await.unwrap();
         self.address = listener.local_addr();
-        let service = PeerService::new(Arc::new(Echo));
+        let service = PeerService::new(Arc::new(Echo), None);
         let handle = open(self.options(service.clone())).await.unwrap();
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
@@ -237,7 +238,17 @@ async fn three_nodes_elect_replicate_and_apply() {
         let told = node.recorder.0.lock().0.clone();
         assert_eq!(told.len(), 501, "init and 500 opens");
         assert!(told.is_sorted());
-        assert_eq!(node.handle().view().zxid(), Zxid(last));
+        assert_eq!(node.handle().zxid(), Zxid(last));
+        let shown = async {
+            let mut viewed = node.handle().viewed();
+            loop {
+                if let Some(view) = node.handle().view(Zxid(last)) {
+                    return view.zxid();
+                }
+                viewed.changed().await.expect("the lane lives");
+            }
+        };
+        assert_eq!(timeout(PATIENCE, shown).await.expect("a view is made"), Zxid(last));
         assert_eq!(node.handle().client_addresses(), ["client-1", "client-2", "client-3"]);
         let read = node.handle().read_index().await;
         if node.id == first.id {
@@ -269,17 +280,17 @@ async fn calls_and_forwards_reach_the_handler_and_strangers_are_refused() {
     assert_eq!(answers, ["x", "y"]);
     assert_eq!(peers.call(NodeId(9), 100, Bytes::new(), limit).await, Err(PeerError::Unknown(NodeId(9))));
     // Somebody without a cluster may ask free kinds, nothing else.
-    let nobody = Peers::new(Identity { cluster: 0, id: NodeId(0) }, Arc::new(SystemNet));
+    let nobody = Peers::new(Identity { cluster: 0, id: NodeId(0) }, Arc::new(SystemNet), None);
     assert_eq!(nobody.call_address(&nodes[1].address, 101, Bytes::new(), limit).await.unwrap(), "0 101 0");
     // Another cluster's node is refused with both ids, for this room's kinds and the free ones.
-    let stranger = Peers::new(Identity { cluster: 0xbad, id: NodeId(1) }, Arc::new(SystemNet));
+    let stranger = Peers::new(Identity { cluster: 0xbad, id: NodeId(1) }, Arc::new(SystemNet), None);
     stranger.set_members(BTreeMap::from([(NodeId(2), nodes[1].member())]));
     for kind in [network::kind::VOTE, 100] {
         let refused = stranger.call(NodeId(2), kind, Bytes::new(), limit).await.unwrap_err().to_string();
         assert!(refused.contains("00000bad") && refused.contains("000000c1"), "{refused}");
     }
     // A wrong address in the membership is noticed.
-    let lost = Peers::new(Identity { cluster: CLUSTER, id: NodeId(1) }, Arc::new(SystemNet));
+    let lost = Peers::new(Identity { cluster: CLUSTER, id: NodeId(1) }, Arc::new(SystemNet), None);
     lost.set_members(BTreeMap::from([(NodeId(3), nodes[1].member())]));
     let refused = lost.call(NodeId(3), 100, Bytes::new(), limit).await.unwrap_err().to_string();
     assert!(refused.contains("looks for node 3, this is node 2"), "{refused}");
@@ -297,7 +308,7 @@ async fn data_of_another_cluster_is_refused() {
             node.handle().snapshot_now().await.unwrap();
         }
         node.stop().await;
-        let mut options = node.options(PeerService::new(Arc::new(Echo)));
+        let mut options = node.options(PeerService::new(Arc::new(Echo), None));
         options.identity.cluster = 0xbad;
         let sentence = open(options).await.err().unwrap();
         assert!(matches!(sentence, OpenError::WrongCluster(_)), "{sentence:?}");
@@ -499,7 +510,7 @@ async fn a_node_whose_snapshots_are_gone_refuses_to_start() {
     write(&nodes[0], 10..11).await;
     nodes[0].stop().await;
     SystemDisk.remove(kept.path()).unwrap();
-    let refused = open(nodes[0].options(PeerService::new(Arc::new(Echo)))).await.err().unwrap();
+    let refused = open(nodes[0].options(PeerService::new(Arc::new(Echo), None))).await.err().unwrap();
     assert!(matches!(refused, OpenError::Damaged(_)), "{refused:?}");
 }
 
@@ -620,7 +631,7 @@ impl StoreBuilder<Types, LogStore, StateMachine, ()> for Stores {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
         disk.create_dir_all("/data".as_ref()).unwrap();
         let identity = Identity { cluster: CLUSTER, id: NodeId(0) };
-        let published = Published::new();
+        let published = Published::new(NodeId(1), Arc::default());
         let store = Store::open(disk.clone(), "/data/snapshots".into(), CLUSTER, 2, &LaneKind::task()).unwrap().store;
         let deliver = Box::new(Recorder::default());
         let lane = ApplyLane::spawn(&LaneKind::task(), identity, published.clone(), deliver, store.clone()).unwrap();
@@ -628,8 +639,8 @@ impl StoreBuilder<Types, LogStore, StateMachine, ()> for Stores {
         let (wal, _) = Wal::open(disk, "/data/log".as_ref(), options).unwrap();
         Ok((
             (),
-            LogStore::new(Arc::new(Log { wal, _closed: watch::Sender::new(()) }), published),
-            StateMachine::new(lane, store),
+            LogStore::new(Arc::new(Log { wal, _closed: watch::Sender::new(()) }), published.clone()),
+            StateMachine::new(lane, store, published),
         ))
     }
 }

@@ -6,10 +6,10 @@
 //!
 //! Absent: decisions; the state has made them all.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::Mutex;
-use quorate_model::Code;
+use quorate_model::{Code, Zxid};
 use quorate_tree::{Applied, OriginReply, SessionNews, State, Verdict};
 
 use super::{expiry::Expiry, handle::Connection, registry::Registry, watches::Watches};
@@ -50,7 +50,7 @@ impl Delivery {
         }
     }
 
-    fn answer_origin(&self, origin: quorate_tree::Origin, reply: OriginReply) {
+    fn answer_origin(&self, zxid: Zxid, origin: quorate_tree::Origin, reply: OriginReply) {
         let Some(waiter) = self.registry.take_ticket(origin) else { return };
         if let (
             Some(connection),
@@ -60,23 +60,45 @@ impl Delivery {
         {
             connection.attach(*session, *generation, *timeout_ms, *last_seq);
             self.registry.attach(*session, connection);
+            let (node, peer, client) = (self.registry.node(), &connection.peer, &connection.client);
+            match reply {
+                OriginReply::Opened { .. } => {
+                    tracing::info!(%node, %session, %zxid, peer, client, timeout_ms, "session opened");
+                }
+                _ => tracing::info!(%node, %session, %zxid, peer, client, generation, "session attached"),
+            }
         }
         // Whoever waited may have given up.
         let _ = waiter.told.send(reply);
     }
 
-    fn news(&self, news: &SessionNews) {
+    fn news(&self, zxid: Zxid, news: &SessionNews) {
+        let (here, meters) = (self.registry.node(), self.registry.meters());
         match *news {
-            SessionNews::Attached { session, generation, timeout_ms, .. } => {
+            SessionNews::Attached { session, generation, timeout_ms, node } => {
+                if generation > 1 {
+                    meters.sessions_moved.fetch_add(1, Ordering::Relaxed);
+                }
                 self.expiry.attached(session, generation, timeout_ms);
                 let older = self.registry.holder(session).is_some_and(|connection| {
                     connection.attached().is_some_and(|attached| attached.generation < generation)
                 });
                 if older {
+                    tracing::info!(node = %here, %session, %zxid, to = %node, generation, "session moved");
                     self.registry.detach(session, Code::SessionMoved);
                 }
             }
-            SessionNews::Ended { session, .. } => {
+            SessionNews::Ended { session, expired } => {
+                if expired {
+                    meters.sessions_expired.fetch_add(1, Ordering::Relaxed);
+                }
+                // Of interest where it was attached and where it was decided; elsewhere it is one of thousands.
+                let concerned = self.expiry.term().is_some() || self.registry.holder(session).is_some();
+                match (expired, concerned) {
+                    (true, true) => tracing::info!(node = %here, %session, %zxid, "session expired"),
+                    (false, true) => tracing::info!(node = %here, %session, %zxid, "session closed"),
+                    (..) => tracing::debug!(node = %here, %session, %zxid, expired, "session ended"),
+                }
                 self.expiry.ended(session);
                 self.registry.detach(session, Code::SessionExpired);
             }
@@ -92,7 +114,7 @@ impl Deliver for Delivery {
         if !applied.changes.is_empty() {
             let mut watches = self.watches.lock();
             for change in &applied.changes {
-                watches.tell(change, &mut self.dirty);
+                watches.tell(state, change, &mut self.dirty);
             }
         }
         if let Some((session, seq, verdict)) = applied.reply
@@ -104,15 +126,16 @@ impl Deliver for Delivery {
             self.touch(connection);
         }
         for news in &applied.sessions {
-            self.news(news);
+            self.news(applied.zxid, news);
         }
         for (origin, reply) in applied.origins {
-            self.answer_origin(origin, reply);
+            self.answer_origin(applied.zxid, origin, reply);
         }
     }
 
     fn published(&mut self, state: &State) {
         self.ticks.applied(state.tick_ms());
+        self.watches.lock().published(&mut self.dirty);
         self.wake();
     }
 

@@ -26,6 +26,12 @@ pub const RELAY_MS: u64 = 100;
 /// Sessions given up in one entry; a mass expiry is spread over several, so that none of them is large.
 pub const EXPIRE_BATCH: usize = 500;
 
+/// Relays that may wait for the leader's word: 6.4 s of them.
+const ROUNDS_MAX: usize = 64;
+
+/// Pings that are kept while there is nobody to relay them to.
+const PINGS_MAX: usize = 100_000;
+
 /// A tick later than this says that this process, and so perhaps every relay to it, was held up, in ms.
 const LATE_TICK_MS: u64 = 3 * RELAY_MS;
 
@@ -48,7 +54,15 @@ struct Watched {
 #[derive(Debug, Default)]
 struct Heard {
     sessions: BTreeSet<SessionId>,
-    pings: Vec<(u64, u64)>,
+    pings: Vec<Ping>,
+}
+
+/// Waits for the leader's word.
+#[derive(Clone, Copy, Debug)]
+struct Ping {
+    session: SessionId,
+    connection: u64,
+    number: u64,
 }
 
 /// Touches heard here, and on the leader everybody's deadlines.
@@ -57,7 +71,7 @@ pub struct Expiry {
     clock: Arc<dyn Clock>,
     deadlines: Mutex<Deadlines>,
     heard: Mutex<Heard>,
-    relayed: Mutex<BTreeMap<u64, Vec<(u64, u64)>>>,
+    relayed: Mutex<BTreeMap<u64, Vec<Ping>>>,
 }
 
 impl Expiry {
@@ -75,7 +89,7 @@ impl Expiry {
     pub fn pinged(&self, session: SessionId, connection: u64, number: u64) {
         let mut heard = self.heard.lock();
         heard.sessions.insert(session);
-        heard.pings.push((connection, number));
+        heard.pings.push(Ping { session, connection, number });
     }
 
     /// What was heard since the last call, as relay number `round`.
@@ -84,9 +98,10 @@ impl Expiry {
         if !heard.pings.is_empty() {
             let mut relayed = self.relayed.lock();
             relayed.insert(round, heard.pings);
-            // Rounds that the leader never confirmed: their pings stay unanswered and the clients know what to do.
-            while relayed.len() > 64 {
-                relayed.pop_first();
+            // Rounds that the leader never confirmed, as when the link to it broke.
+            while relayed.len() > ROUNDS_MAX {
+                let lost = relayed.pop_first();
+                self.hear_again(lost.map(|(_, pings)| pings).unwrap_or_default());
             }
         }
         heard.sessions.into_iter().collect()
@@ -94,12 +109,27 @@ impl Expiry {
 
     /// The leader confirmed a round: these (connection, number) may be answered.
     pub fn confirmed(&self, round: u64) -> Vec<(u64, u64)> {
-        self.relayed.lock().remove(&round).unwrap_or_default()
+        let confirmed = self.relayed.lock().remove(&round).unwrap_or_default();
+        confirmed.into_iter().map(|ping| (ping.connection, ping.number)).collect()
     }
 
-    /// A round could not be delivered; its pings stay unanswered.
+    /// A round could not be delivered; its pings go with a later one. That is safe: the leader then counts from a later
+    /// moment than the client does.
     pub fn undelivered(&self, round: u64) {
-        self.relayed.lock().remove(&round);
+        let lost = self.relayed.lock().remove(&round);
+        self.hear_again(lost.unwrap_or_default());
+    }
+
+    fn hear_again(&self, pings: Vec<Ping>) {
+        let mut heard = self.heard.lock();
+        for ping in pings {
+            if heard.pings.len() >= PINGS_MAX {
+                // Without a leader for so long, those clients have gone elsewhere.
+                return;
+            }
+            heard.sessions.insert(ping.session);
+            heard.pings.push(ping);
+        }
     }
 
     /// On the leader: these sessions were heard of somewhere, now.
@@ -271,5 +301,22 @@ mod tests {
         assert_eq!(expiry.confirmed(1), vec![(7, 42)]);
         assert!(expiry.confirmed(1).is_empty());
         assert!(expiry.relay(2).is_empty());
+    }
+
+    #[test]
+    fn pings_that_were_not_delivered_go_with_a_later_round() {
+        let (_, expiry) = leader();
+        expiry.pinged(SessionId(5), 7, 42);
+        assert_eq!(expiry.relay(1), vec![SessionId(5)]);
+        expiry.undelivered(1);
+        assert!(expiry.confirmed(1).is_empty());
+        assert_eq!(expiry.relay(2), vec![SessionId(5)]);
+        for round in 3..3 + ROUNDS_MAX as u64 {
+            expiry.pinged(SessionId(6), 8, round);
+            expiry.relay(round);
+        }
+        assert!(expiry.confirmed(2).is_empty(), "given up");
+        assert!(expiry.relay(100).contains(&SessionId(5)));
+        assert!(expiry.confirmed(100).contains(&(7, 42)));
     }
 }

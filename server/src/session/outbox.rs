@@ -2,7 +2,7 @@
 //!
 //! The apply thread and the read tasks push; the connection's writer drains. Events and write replies are pushed by
 //! apply in log order, and a read's answer is pushed only after the view it was read from was published, which is after
-//! the events of that view were pushed: so no reply overtakes an event that it shows (rules.md 16, house.md section 1).
+//! the events of that view were pushed: so no reply overtakes an event that it shows (rules.md 16).
 //! Replies always find room (their number is bounded at admission); events do not, and then their watch falls behind and
 //! is told the rest from the history later.
 //!
@@ -10,16 +10,21 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
 use parking_lot::Mutex;
-use quorate_model::{Answer, Code, EventKind, Refusal, Reply, Zxid};
-use quorate_tree::Change;
-use tokio::sync::Notify;
+use quorate_model::{Answer, Code, EventKind, Refusal, Reply, Stat, Zxid};
+use quorate_tree::{Change, Value};
+use tokio::{sync::Notify, time::Instant};
 
-/// Events that may wait for one connection, in bytes of their estimated size: 1 MiB (reliability.md 6.4).
+use crate::meters::Meters;
+
+/// Events that may wait for one connection, in bytes of their estimated size: 1 MiB. The history holds the rest.
 pub const EVENTS_MAX_BYTES: usize = 1024 * 1024;
 
 /// Replies that may wait before no further request is read from the connection, in bytes.
@@ -34,8 +39,8 @@ pub enum Told {
         change: Arc<Change>,
         /// As this watch sees it: `ChildrenChanged` of the parent is made of a child's change.
         kind: EventKind,
-        /// Whether the data as of delivery is wanted.
-        with_value: bool,
+        /// What it shows beside the change, if anything.
+        shown: Option<Arc<Shown>>,
     },
     /// The watch is armed: everything after this will be told.
     Established(Zxid),
@@ -45,6 +50,15 @@ pub enum Told {
     Ended(Code),
     /// Nothing up to this zxid is missing.
     Progress(Zxid),
+}
+
+/// What an event shows of its znode beside the change itself, as of when the event was queued.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// For `ChildrenChanged`: the parent's stat; the change itself is the child's.
+    pub parent: Stat,
+    /// Data and stat, for a watch that asks for them and may read them.
+    pub value: Option<Value>,
 }
 
 /// One thing to be sent.
@@ -95,7 +109,10 @@ impl Out {
             Out::Written { .. } | Out::Pong(_) | Out::Goodbye { .. } => 0,
             Out::Answered { result: Ok(answer), .. } => answer_weight(answer),
             Out::Answered { .. } => 0,
-            Out::Told { told: Told::Changed { change, .. }, .. } => change.path.len() + 64,
+            Out::Told { told: Told::Changed { change, shown, .. }, .. } => {
+                let value = shown.as_ref().and_then(|shown| shown.value.as_ref()?.data.as_ref());
+                change.path.len() + 64 + value.map_or(0, |data| data.len())
+            }
             Out::Told { .. } => 0,
         };
         body + 128
@@ -119,6 +136,8 @@ struct Inner {
     items: VecDeque<Out>,
     reply_bytes: usize,
     event_bytes: usize,
+    /// When the oldest event that waits was queued.
+    events_since: Option<Instant>,
     waker: Option<Waker>,
     /// Nothing more will be pushed; what is there is still sent.
     closed: bool,
@@ -130,15 +149,26 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct Outbox {
     inner: Mutex<Inner>,
+    /// The newest state of which it was told anything.
+    told: AtomicU64,
     room: Notify,
+    meters: Arc<Meters>,
 }
 
 impl Outbox {
+    /// An empty queue.
+    pub fn new(meters: Arc<Meters>) -> Self {
+        Self { meters, ..Self::default() }
+    }
+
     /// Queues a reply, pong or goodbye; there is always room. Call [`Outbox::wake`] after the last of a batch.
     pub fn push(&self, out: Out) {
         let mut inner = self.inner.lock();
         if inner.closed || inner.dropped {
             return;
+        }
+        if let Out::Written { zxid, .. } = &out {
+            self.told.fetch_max(zxid.0, Ordering::Release);
         }
         inner.reply_bytes += out.weight();
         inner.closed = matches!(out, Out::Goodbye { .. });
@@ -148,18 +178,35 @@ impl Outbox {
     /// Queues an event. `false`: there is no room, nothing was queued, the watch has to catch up later.
     #[must_use]
     pub fn push_event(&self, watch: u64, told: Told) -> bool {
+        self.push_event_within(EVENTS_MAX_BYTES, watch, told)
+    }
+
+    /// As [`Outbox::push_event`] with another bound, for doors whose clients cannot catch up.
+    #[must_use]
+    pub fn push_event_within(&self, max_bytes: usize, watch: u64, told: Told) -> bool {
         let out = Out::Told { watch, told };
         let weight = out.weight();
         let mut inner = self.inner.lock();
         if inner.closed || inner.dropped {
             return true;
         }
-        if inner.event_bytes + weight > EVENTS_MAX_BYTES {
+        if inner.event_bytes + weight > max_bytes {
             return false;
+        }
+        if let Out::Told { told: Told::Changed { change, .. }, .. } = &out {
+            self.told.fetch_max(change.zxid.0, Ordering::Release);
+        }
+        if inner.event_bytes == 0 {
+            inner.events_since = Some(Instant::now());
         }
         inner.event_bytes += weight;
         inner.items.push_back(out);
         true
+    }
+
+    /// The zxid of the newest write or change that it was told of: no later answer may show less.
+    pub fn told(&self) -> Zxid {
+        Zxid(self.told.load(Ordering::Acquire))
     }
 
     /// Wakes the writer.
@@ -191,7 +238,11 @@ impl Outbox {
         std::mem::swap(&mut inner.items, out);
         inner.reply_bytes = 0;
         inner.event_bytes = 0;
+        let events_since = inner.events_since.take();
         drop(inner);
+        if let Some(since) = events_since {
+            self.meters.delivery.time(since.elapsed());
+        }
         self.room.notify_waiters();
         Poll::Ready(true)
     }

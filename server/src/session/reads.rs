@@ -19,7 +19,11 @@ use super::{
     handle::{Connection, READS_MAX},
     outbox::Out,
 };
-use crate::{error::Trouble, read::Reader};
+use crate::{
+    error::Trouble,
+    meters::{Bound, Op, Outcome},
+    read::Reader,
+};
 
 /// A read that cannot be served in this time is told why.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,9 +35,30 @@ struct Job {
     connection: Arc<Connection>,
     xid: u64,
     read: Read,
+    /// The writes up to this number have to be answered first; 0 when they are.
     after_seq: u64,
+    /// The state has to show this.
     min_zxid: Zxid,
-    deadline: Instant,
+    since: Instant,
+}
+
+impl Job {
+    fn deadline(&self) -> Instant {
+        self.since + READ_DEADLINE
+    }
+}
+
+impl Job {
+    /// Whether the session's earlier writes are answered. A reply may have left before a view of its state was there:
+    /// from then on the read asks for that state too.
+    fn unblocked(&mut self) -> bool {
+        if !self.connection.answered_through(self.after_seq) {
+            return false;
+        }
+        self.after_seq = 0;
+        self.min_zxid = self.min_zxid.max(self.connection.outbox.told());
+        true
+    }
 }
 
 /// Where reads go.
@@ -69,26 +94,31 @@ impl Reads {
     pub fn submit(&self, connection: &Arc<Connection>, xid: u64, read: Read, local: bool, min_zxid: Zxid) {
         if connection.reads.fetch_add(1, Ordering::Relaxed) >= READS_MAX {
             connection.reads.fetch_sub(1, Ordering::Relaxed);
+            connection.meters().throttle(Bound::Reads);
             let detail = format!("too many reads under way on this connection: limit {READS_MAX}");
+            let op = Op::from(&read);
+            connection.ended(xid, Zxid(0), op, Outcome::Trouble, Some(Code::Overloaded), Duration::ZERO);
             refuse(connection, xid, Trouble::new(Code::Overloaded, detail));
             return;
         }
-        let job = Job {
+        let mut job = Job {
             connection: connection.clone(),
             xid,
             read,
             after_seq: connection.submitted(),
-            min_zxid,
-            deadline: Instant::now() + READ_DEADLINE,
+            // What was applied before the read came is the least that it may show.
+            min_zxid: min_zxid.max(self.reader.zxid()),
+            since: Instant::now(),
         };
         let queue = if !local {
             &self.linear
-        } else if self.servable(&job) {
+        } else if job.unblocked()
+            && let Some(view) = self.reader.view_at(job.min_zxid)
+        {
             if let Some(trouble) = self.out_of_contact(&job) {
-                connection.reads.fetch_sub(1, Ordering::Relaxed);
-                refuse(connection, xid, trouble);
+                refuse_job(&job, trouble);
             } else {
-                serve(&self.reader.view(), job);
+                serve(&view, job, None);
             }
             return;
         } else {
@@ -98,12 +128,8 @@ impl Reads {
         let _ = queue.send(job);
     }
 
-    fn servable(&self, job: &Job) -> bool {
-        self.reader.view().zxid() >= job.min_zxid && job.connection.answered_through(job.after_seq)
-    }
-
     /// A node that has not heard of a leader for a session's timeout stops answering it: elsewhere the session may have
-    /// ended and its locks may have been given away (raft.md section 5).
+    /// ended and its locks may have been given away.
     fn out_of_contact(&self, job: &Job) -> Option<Trouble> {
         let timeout_ms = u64::from(job.connection.attached()?.timeout_ms);
         let age_ms = self.reader.contact().age_ms();
@@ -125,19 +151,22 @@ impl Reads {
         let mut dirty = Vec::new();
         while queue.recv_many(&mut jobs, DRAIN_MAX).await > 0 {
             // The earliest deadline of the round; whoever has more time left goes into the next one.
-            let deadline = jobs.first().expect("at least one").deadline;
-            let passed = self.reader.barrier(deadline).await;
-            let view = self.reader.view();
-            for job in jobs.drain(..) {
-                match &passed {
+            let deadline = jobs.first().expect("at least one").deadline();
+            let view = match self.reader.barrier(deadline).await {
+                Ok(()) => self.reader.view(deadline).await,
+                Err(trouble) => Err(trouble),
+            };
+            let now = Instant::now();
+            for mut job in jobs.drain(..) {
+                match &view {
                     Err(trouble) => fail(job, trouble.clone(), &mut dirty),
-                    Ok(()) if view.zxid() >= job.min_zxid && job.connection.answered_through(job.after_seq) => {
+                    Ok(view) if job.unblocked() && view.zxid() >= job.min_zxid => {
                         if job.connection.mark_dirty() {
                             dirty.push(job.connection.clone());
                         }
-                        serve(&view, job);
+                        serve(view, job, Some(now));
                     }
-                    Ok(()) => {
+                    Ok(_) => {
                         let _ = self.held.send(job);
                     }
                 }
@@ -147,42 +176,41 @@ impl Reads {
     }
 
     async fn run_held(self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let mut progress = self.reader.progress();
+        let mut viewed = self.reader.viewed();
         let mut held: Vec<Job> = Vec::new();
         let mut dirty = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! { biased;
-                changed = progress.changed(), if !held.is_empty() => {
-                    if changed.is_err() { return; }
-                    progress.borrow_and_update();
-                }
+                changed = viewed.changed(), if !held.is_empty() => if changed.is_err() { return; },
                 count = queue.recv_many(&mut held, DRAIN_MAX) => {
                     if count == 0 { return; }
                 }
                 _ = tick.tick(), if !held.is_empty() => {}
             }
-            let view = self.reader.view();
             let now = Instant::now();
-            for job in std::mem::take(&mut held) {
-                if view.zxid() >= job.min_zxid && job.connection.answered_through(job.after_seq) {
+            // Before anything is looked at: what is applied after that ends with a view, which wakes this task again.
+            self.reader.want_view();
+            for mut job in std::mem::take(&mut held) {
+                let unblocked = job.unblocked();
+                if unblocked && let Some(view) = self.reader.view_at(job.min_zxid) {
                     match self.out_of_contact(&job) {
                         Some(trouble) => fail(job, trouble, &mut dirty),
                         None => {
                             if job.connection.mark_dirty() {
                                 dirty.push(job.connection.clone());
                             }
-                            serve(&view, job);
+                            serve(&view, job, Some(now));
                         }
                     }
-                } else if now >= job.deadline {
-                    let trouble = if view.zxid() < job.min_zxid {
+                } else if now >= job.deadline() {
+                    let trouble = if unblocked {
                         Trouble::new(
                             Code::Behind,
                             format!(
                                 "this node is at zxid {}, the read asks for {}; try another node",
-                                view.zxid(),
+                                self.reader.zxid(),
                                 job.min_zxid
                             ),
                         )
@@ -199,15 +227,28 @@ impl Reads {
     }
 }
 
-fn serve(view: &quorate_tree::View, job: Job) {
+/// Answers a read. `now`: taken once for a batch, before its first answer.
+fn serve(view: &quorate_tree::View, job: Job, now: Option<Instant>) {
     let result = view.query(&job.connection.subject(), &job.read);
     job.connection.reads.fetch_sub(1, Ordering::Relaxed);
+    let (outcome, code) = match &result {
+        Ok(_) => (Outcome::Done, None),
+        Err(refusal) => (Outcome::Refused, Some(refusal.code)),
+    };
+    let took = now.unwrap_or_else(Instant::now) - job.since;
+    job.connection.ended(job.xid, view.zxid(), Op::from(&job.read), outcome, code, took);
     job.connection.outbox.push(Out::Answered { xid: job.xid, zxid: view.zxid(), result, detail: String::new() });
 }
 
-fn fail(job: Job, trouble: Trouble, dirty: &mut Vec<Arc<Connection>>) {
+fn refuse_job(job: &Job, trouble: Trouble) {
     job.connection.reads.fetch_sub(1, Ordering::Relaxed);
+    let (op, took) = (Op::from(&job.read), job.since.elapsed());
+    job.connection.ended(job.xid, Zxid(0), op, Outcome::Trouble, Some(trouble.code), took);
     refuse(&job.connection, job.xid, trouble);
+}
+
+fn fail(job: Job, trouble: Trouble, dirty: &mut Vec<Arc<Connection>>) {
+    refuse_job(&job, trouble);
     if job.connection.mark_dirty() {
         dirty.push(job.connection);
     }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use quorate_model::{Code, NodeId, SessionId};
+use quorate_model::{Code, Identity, NodeId, SessionId};
 use quorate_tree::{Body, Origin, OriginReply};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -24,7 +24,11 @@ use tokio::{
 };
 
 use super::handle::Connection;
-use crate::{error::Trouble, propose::Proposer};
+use crate::{
+    error::Trouble,
+    meters::{Bound, Meters, Proto},
+    propose::Proposer,
+};
 
 /// A write that has seen no progress of its session for this long is proposed again, and so is a waiting command.
 const PROPOSE_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
@@ -34,9 +38,6 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(4);
 
 /// Between two rounds of proposing again: what caused the first has mostly ended, and gaps are reported once for many.
 const BREATHE: Duration = Duration::from_millis(5);
-
-/// Connections to one node; 20,000 (reliability.md 6.4) fits the usual limit of file descriptors.
-pub const CONNECTIONS_MAX: usize = 20_000;
 
 /// Who waits for a command without a session.
 #[derive(Debug)]
@@ -52,25 +53,39 @@ pub struct Waiter {
 pub struct Registry {
     node: NodeId,
     proposer: Proposer,
+    /// Whom no ACL binds.
+    superuser: Option<Identity>,
     connections: Mutex<BTreeMap<u64, Arc<Connection>>>,
     sessions: Mutex<HashMap<SessionId, Arc<Connection>>>,
     tickets: Mutex<HashMap<u64, Waiter>>,
     next: AtomicU64,
+    connections_max: usize,
+    meters: Arc<Meters>,
     gaps: mpsc::UnboundedSender<SessionId>,
 }
 
 impl Registry {
     /// An empty registry and the receiver for [`Registry::run`]. `first` keeps tickets of earlier lives of this process
-    /// from being taken for ours: draw it at random.
-    pub fn new(node: NodeId, proposer: Proposer, first: u64) -> (Arc<Self>, mpsc::UnboundedReceiver<SessionId>) {
+    /// from being taken for ours: draw it at random. `connections_max`: those beyond it are refused.
+    pub fn new(
+        node: NodeId,
+        proposer: Proposer,
+        superuser: Option<Identity>,
+        first: u64,
+        connections_max: usize,
+        meters: Arc<Meters>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<SessionId>) {
         let (gaps, receiver) = mpsc::unbounded_channel();
         let registry = Self {
             node,
             proposer,
+            superuser,
             connections: Mutex::default(),
             sessions: Mutex::default(),
             tickets: Mutex::default(),
             next: AtomicU64::new(first | 1),
+            connections_max,
+            meters,
             gaps,
         };
         (Arc::new(registry), receiver)
@@ -86,24 +101,36 @@ impl Registry {
         &self.proposer
     }
 
+    /// What this node counts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.meters
+    }
+
     /// Takes in a new connection.
     ///
-    /// Errors: `LimitExceeded` when the node is full.
+    /// Errors: `Overloaded` when the node is full.
     pub fn connect(
         &self,
+        proto: Proto,
         peer: String,
         client: String,
-        identities: Vec<quorate_model::Identity>,
+        identities: Vec<Identity>,
     ) -> Result<Arc<Connection>, Trouble> {
         let mut connections = self.connections.lock();
-        if connections.len() >= CONNECTIONS_MAX {
+        if connections.len() >= self.connections_max {
+            self.meters.throttle(Bound::Connections);
             return Err(Trouble::new(
                 Code::Overloaded,
-                format!("too many connections on this node: limit {CONNECTIONS_MAX}; try another node"),
+                format!(
+                    "too many connections on this node: limit {} (limits.connections); try another node",
+                    self.connections_max
+                ),
             ));
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection::new(id, peer, client, identities));
+        let meters = self.meters.clone();
+        let connection = Connection::new(id, self.node, proto, peer, client, identities, meters);
+        let connection = Arc::new(connection.superuser(self.superuser.clone()));
         connections.insert(id, connection.clone());
         Ok(connection)
     }

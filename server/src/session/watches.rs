@@ -5,6 +5,10 @@
 //! from the replicated history when its connection has drained, or is told `Resync` where the history no longer reaches
 //! (rules.md 16). So a slow reader costs a bounded amount of memory and loses nothing silently.
 //!
+//! ZooKeeper's watches are registered for a connection as a whole, in the same table ([`Watches::register`]), by readers
+//! who know at which zxid they read. Such a connection cannot catch up: one that falls behind is closed, and its client
+//! registers again.
+//!
 //! Watches need no session. Absent: any of this in the log or in a snapshot.
 
 use std::{
@@ -12,16 +16,27 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use quorate_model::{Code, EventKind, WatchKind, WatchMode, Zxid, path::is_under, path::parent_of};
+use quorate_model::{Code, EventKind, Stat, WatchKind, WatchMode, Zxid, path::is_under, path::parent_of};
 use quorate_tree::{
     Change, State, Subject, acl,
-    watch::{WatchTable, WatcherId, Wish},
+    watch::{WatchTable, WatcherId, Wish, told_path},
 };
 
-use super::{handle::Connection, outbox::Told};
+use super::{
+    handle::Connection,
+    outbox::{Shown, Told},
+};
+use crate::{error::Trouble, meters::Meters};
 
-/// Watches of one connection (reliability.md 6.4).
+/// Watches of one connection; each costs some 300 bytes here.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 100_000;
+
+/// Events that may wait for a connection that cannot catch up, in bytes of their estimated size. One entry may tell it of
+/// ten thousand ephemerals; what waits is shared with the history, so the true cost is a fraction.
+const WHOLE_EVENTS_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Paths that a connection may watch as a whole. ZooKeeper has no such limit; this one is about 200 MB.
+pub const WATCHES_PER_WHOLE_MAX: usize = 1_000_000;
 
 /// What a client asks to be told.
 #[derive(Clone, Debug)]
@@ -66,7 +81,14 @@ impl Armed {
 pub struct Watches {
     table: WatchTable,
     armed: BTreeMap<(u64, u64), Armed>,
+    /// Connections that are watchers as a whole, by their id: their watch is number 0.
+    whole: BTreeMap<u64, Arc<Connection>>,
+    /// The last entry whose changes were told.
+    told: Zxid,
+    /// Readers whose view was too old to register; woken when the next one is published.
+    waiting: BTreeMap<u64, Arc<Connection>>,
     hits: Vec<(WatcherId, EventKind)>,
+    meters: Arc<Meters>,
 }
 
 impl std::fmt::Debug for Watches {
@@ -76,9 +98,85 @@ impl std::fmt::Debug for Watches {
 }
 
 impl Watches {
+    /// No watches yet.
+    pub fn new(meters: Arc<Meters>) -> Self {
+        Self { meters, ..Self::default() }
+    }
+
+    /// Number of connections that watch.
+    pub fn connections(&self) -> usize {
+        self.table.connections()
+    }
+
+    /// Number of watched paths.
+    pub fn paths(&self) -> usize {
+        self.table.paths()
+    }
+
+    /// Shows every watch: its path and its connection. For operators; looks at all of them.
+    pub fn each(&self, show: &mut dyn FnMut(&str, u64)) {
+        self.table.each(show);
+    }
+
     /// Number of watches.
     pub fn count(&self) -> usize {
-        self.armed.len()
+        let behind = self.armed.values().filter(|armed| armed.behind).count();
+        self.table.counts().total() + behind
+    }
+
+    /// The last entry whose changes were told: whoever registers must have read at it or later, under the same lock.
+    pub fn told(&self) -> Zxid {
+        self.told
+    }
+
+    /// Wakes a connection when the next view is published. It looks at the view again afterwards: that may have been now.
+    pub fn wait(&mut self, connection: &Arc<Connection>) {
+        self.waiting.insert(connection.id, connection.clone());
+    }
+
+    /// Registers a watch for a connection as a whole; one that is there already stays one.
+    ///
+    /// Before: `seen` is not below [`Watches::told`], so that no change slips between the reading and the watch.
+    /// Errors: `LimitExceeded` beyond [`WATCHES_PER_WHOLE_MAX`] paths; nothing was registered.
+    pub fn register(
+        &mut self,
+        connection: &Arc<Connection>,
+        seen: Zxid,
+        path: &str,
+        mode: WatchMode,
+        kind: WatchKind,
+    ) -> Result<(), Trouble> {
+        if self.table.watches_of(connection.id) >= WATCHES_PER_WHOLE_MAX {
+            return Err(Trouble::new(
+                Code::LimitExceeded,
+                format!("too many watched paths on one connection: limit {WATCHES_PER_WHOLE_MAX}"),
+            ));
+        }
+        let wish = Wish { path: path.into(), mode, kind, acl_events: false, since: seen };
+        self.table.add(WatcherId { connection: connection.id, watch: 0 }, wish, &connection.subject());
+        self.whole.entry(connection.id).or_insert_with(|| connection.clone());
+        Ok(())
+    }
+
+    /// Whether a connection as a whole has such a watch on a path.
+    pub fn registered(&self, connection: u64, path: &str, mode: WatchMode, kind: WatchKind) -> bool {
+        self.table.contains(WatcherId { connection, watch: 0 }, path, mode, kind)
+    }
+
+    /// Takes such a watch of a connection away and says whether it was there.
+    pub fn unregister(&mut self, connection: u64, path: &str, mode: WatchMode, kind: WatchKind) -> bool {
+        self.table.cancel(WatcherId { connection, watch: 0 }, path, mode, kind)
+    }
+
+    /// The connection has another identity now; it counts for all its watches.
+    pub fn authenticated(&mut self, connection: &Connection) {
+        self.table.authenticate(connection.id, &connection.subject());
+    }
+
+    /// A view was published: whoever waited for it is to be woken.
+    pub fn published(&mut self, dirty: &mut Vec<Arc<Connection>>) {
+        let waited = std::mem::take(&mut self.waiting);
+        dirty.extend(waited.into_values().filter(|connection| connection.mark_dirty()));
     }
 
     /// Arms a watch: tells what it missed, then everything to come.
@@ -104,6 +202,11 @@ impl Watches {
             connection.outbox.close(Code::Overloaded, "the connection does not read what its watches are told");
             return;
         }
+        if armed.order.after.is_some() {
+            let covered = armed.told.0 >= state.history().horizon();
+            let counter = if covered { &self.meters.resumed } else { &self.meters.resyncs };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         if !catch_up(state, &mut armed) {
             return;
         }
@@ -128,25 +231,40 @@ impl Watches {
     /// Ends all watches of a connection.
     pub fn remove_connection(&mut self, connection: u64) {
         self.table.remove_connection(connection);
+        self.whole.remove(&connection);
         let mut rest = self.armed.split_off(&(connection, 0));
         let mut after = rest.split_off(&(connection + 1, 0));
         self.armed.append(&mut after);
     }
 
     /// Tells one change to all who want it; `dirty` gets the connections that have something to send.
-    pub fn tell(&mut self, change: &Arc<Change>, dirty: &mut Vec<Arc<Connection>>) {
+    pub fn tell(&mut self, state: &State, change: &Arc<Change>, dirty: &mut Vec<Arc<Connection>>) {
+        self.told = change.zxid;
         self.table.matches(change, &mut self.hits);
         #[cfg(feature = "mutants")]
         if quorate_tree::mutants::is_on(quorate_tree::mutants::Mutant::DroppedEvent) && change.zxid.0.is_multiple_of(61)
         {
             self.hits.clear();
         }
+        self.meters.events.fetch_add(self.hits.len() as u64, Ordering::Relaxed);
         for (watcher, kind) in self.hits.drain(..) {
+            if watcher.watch == 0 {
+                let Some(connection) = self.whole.get(&watcher.connection) else { continue };
+                let told = Told::Changed { change: change.clone(), kind, shown: None };
+                if !connection.outbox.push_event_within(WHOLE_EVENTS_MAX_BYTES, 0, told) {
+                    connection.outbox.close(Code::Overloaded, "the connection does not read what its watches are told");
+                }
+                if connection.mark_dirty() {
+                    dirty.push(connection.clone());
+                }
+                continue;
+            }
             let key = (watcher.connection, watcher.watch);
             let Some(armed) = self.armed.get_mut(&key) else { continue };
             let one_shot = armed.order.mode == WatchMode::OneShot;
             if !armed.behind {
-                let told = Told::Changed { change: change.clone(), kind, with_value: armed.order.with_values };
+                let shown = shown(state, armed, change, kind);
+                let told = Told::Changed { change: change.clone(), kind, shown };
                 if armed.connection.outbox.push_event(armed.order.id, told) {
                     armed.told = (change.zxid, change.index);
                 } else {
@@ -176,8 +294,13 @@ impl Watches {
         }
     }
 
-    /// A snapshot replaced the state: each watch goes on from what it was told last, or is told `Resync`.
+    /// A snapshot replaced the state: each watch goes on from what it was told last, or is told `Resync`. Connections that
+    /// are watchers as a whole are closed: their clients come back and register again (rules.md 17).
     pub fn installed(&mut self, state: &State, dirty: &mut Vec<Arc<Connection>>) {
+        self.told = state.last_zxid();
+        for connection in self.whole.values() {
+            connection.outbox.close(Code::Closing, "this node was brought up to date by a snapshot; connect again");
+        }
         let mut over = Vec::new();
         for (key, armed) in &mut self.armed {
             if !catch_up(state, armed) {
@@ -214,6 +337,21 @@ fn end(connection: &Connection, watch: u64, code: Code) {
     let _ = connection.outbox.push_event(watch, Told::Ended(code));
 }
 
+/// What an event shows beside its change; most show nothing.
+fn shown(state: &State, armed: &Armed, change: &Change, kind: EventKind) -> Option<Arc<Shown>> {
+    let wanted = armed.order.with_values && kind != EventKind::Deleted;
+    if !wanted && kind != EventKind::ChildrenChanged {
+        return None;
+    }
+    let path = told_path(change, kind);
+    let parent = match kind {
+        EventKind::ChildrenChanged => state.stat(path).unwrap_or_default(),
+        _ => Stat::default(),
+    };
+    let value = if wanted { state.value(&armed.subject, path) } else { None };
+    Some(Arc::new(Shown { parent, value }))
+}
+
 /// Tells a watch everything of the history that it has not been told. `false`: it was a one-shot and is over now.
 fn catch_up(state: &State, armed: &mut Armed) -> bool {
     let horizon = state.history().horizon();
@@ -236,7 +374,8 @@ fn catch_up(state: &State, armed: &mut Armed) -> bool {
         if !readable(&armed.subject, change, kind) {
             continue;
         }
-        let told = Told::Changed { change: change.clone(), kind, with_value: armed.order.with_values };
+        let shown = shown(state, armed, change, kind);
+        let told = Told::Changed { change: change.clone(), kind, shown };
         if !armed.connection.outbox.push_event(armed.order.id, told) {
             return true;
         }

@@ -9,12 +9,14 @@
 use std::{
     fs::{File, OpenOptions, create_dir_all},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use quorate_seam::free_ports;
+
+use crate::strace::Fault;
 
 /// Nodes of the cluster, all voters.
 pub const NODES: usize = 3;
@@ -29,6 +31,8 @@ struct Node {
     client: String,
     peer: String,
     http: String,
+    fault: Option<Fault>,
+    seen: PathBuf,
     process: Option<Child>,
 }
 
@@ -44,27 +48,44 @@ impl Cluster {
     ///
     /// Errors: a node that does not start; its log is named.
     pub async fn start(quorate: &Path, dir: &Path) -> Result<Self> {
-        let mut ports = free_ports(3 * NODES)?.into_iter();
+        Self::start_with(quorate, dir, NODES, &[None; NODES], START).await
+    }
+
+    /// As [`Cluster::start`], with that many nodes, each with its own disk, within `patience`.
+    ///
+    /// Errors: as there.
+    pub async fn start_with(
+        quorate: &Path,
+        dir: &Path,
+        count: usize,
+        faults: &[Option<Fault>],
+        patience: Duration,
+    ) -> Result<Self> {
+        let mut ports = free_ports(3 * count)?.into_iter();
         let mut address = || format!("127.0.0.1:{}", ports.next().expect("as many ports as addresses"));
         let mut nodes = Vec::new();
-        for number in 1..=NODES {
+        for (number, &fault) in (1..=count).zip(faults) {
             let data = dir.join(format!("node-{number}"));
             create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
             let log = dir.join(format!("node-{number}.log"));
-            nodes.push(Node { data, log, client: address(), peer: address(), http: address(), process: None });
+            let seen = dir.join(format!("node-{number}.strace"));
+            let (client, peer, http) = (address(), address(), address());
+            nodes.push(Node { data, log, client, peer, http, fault, seen, process: None });
         }
         let mut cluster = Self { quorate: quorate.to_path_buf(), nodes };
         cluster.restart_dead()?;
-        cluster.init().await?;
+        cluster.init(patience).await?;
         Ok(cluster)
     }
 
     /// `cluster init`, tried again until all nodes listen.
-    async fn init(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START;
+    async fn init(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let wait = format!("{}s", patience.as_secs());
         loop {
             let mut init = Command::new(&self.quorate);
-            init.args(["cluster", "init", "--endpoints", &self.nodes[0].client]).stdin(Stdio::null());
+            init.args(["cluster", "init", "--timeout", &wait, "--endpoints", &self.nodes[0].client]);
+            init.stdin(Stdio::null());
             let said = init.output().with_context(|| format!("cannot run {}", self.quorate.display()))?;
             if said.status.success() {
                 return Ok(());
@@ -104,7 +125,27 @@ impl Cluster {
                 process.kill()?;
             }
         }
-        (0..NODES).try_for_each(|node| self.kill(node))
+        (0..self.nodes.len()).try_for_each(|node| self.kill(node))
+    }
+
+    /// What strace saw of a node, from 0.
+    pub fn seen(&self, node: usize) -> PathBuf {
+        self.nodes[node].seen.clone()
+    }
+
+    /// Starts nodes with sound disks from now on.
+    pub fn forget_faults(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.fault = None);
+    }
+
+    /// How a node, from 0, has ended, if it has; it may then be started again.
+    pub fn ended(&mut self, node: usize) -> Result<Option<ExitStatus>> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(None) };
+        let status = process.try_wait()?;
+        if status.is_some() {
+            self.nodes[node].process = None;
+        }
+        Ok(status)
     }
 
     /// Starts every node that was killed, on its own data and ports.
@@ -112,11 +153,14 @@ impl Cluster {
         let join = self.nodes.iter().map(|node| node.peer.clone()).collect::<Vec<_>>().join(",");
         for node in self.nodes.iter_mut().filter(|node| node.process.is_none()) {
             let log: File = OpenOptions::new().create(true).append(true).open(&node.log)?;
-            let mut serve = Command::new(&self.quorate);
+            let mut serve = match node.fault {
+                Some(fault) => fault.command(&self.quorate, &node.seen),
+                None => Command::new(&self.quorate),
+            };
             serve.arg("serve").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             serve.env("QUORATE_NODE__DATA", &node.data).env("QUORATE_CLUSTER__JOIN", &join);
             serve.env("QUORATE_LISTEN__CLIENT", &node.client).env("QUORATE_LISTEN__PEER", &node.peer);
-            serve.env("QUORATE_LISTEN__HTTP", &node.http);
+            serve.env("QUORATE_LISTEN__HTTP", &node.http).env("QUORATE_LISTEN__ZOOKEEPER", "");
             node.process = Some(serve.spawn().with_context(|| format!("cannot start {}", self.quorate.display()))?);
         }
         Ok(())

@@ -6,6 +6,8 @@
 //! version must equal what was acknowledged plus those unknown outcomes that turned out to have happened; every
 //! acknowledged create must be there once, under the name that was acknowledged, and nothing else may be.
 //!
+//! Beside it, disks that are slow or broken by strace ([`strace`]).
+//!
 //! Absent: faults below the process (torn writes, partitions, clocks); `server/sim` makes those, by seed.
 
 #![forbid(unsafe_code)]
@@ -14,6 +16,7 @@ pub mod cluster;
 pub mod ledger;
 mod load;
 mod random;
+pub mod strace;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -3,11 +3,20 @@
 //! Prints the seed before and the counts after; the exit code is 1 where something was lost, doubled, stale or stuck, and
 //! then the nodes' data and logs are kept and named.
 
-use std::{path::PathBuf, process::ExitCode, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Result;
 use clap::Parser;
-use quorate_torture::{Settings, ledger::Report, run};
+use quorate_torture::{
+    Settings,
+    ledger::Report,
+    run,
+    strace::{self, Seen},
+};
 
 /// Kills real nodes under load and counts.
 #[derive(Debug, Parser)]
@@ -21,13 +30,43 @@ struct Args {
     /// Clients that write at the same time.
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// Instead of kills: fdatasync takes so many ms longer on two of three nodes (strace), and no write may be quicker.
+    #[arg(long, value_name = "MS", conflicts_with_all = ["rounds", "fsync_error"])]
+    fsync_delay: Option<u64>,
+    /// Instead of kills: the n-th fdatasync of a node's log fails (strace), and the node must end.
+    #[arg(long, value_name = "N", conflicts_with = "rounds")]
+    fsync_error: Option<u32>,
     /// Which kills happen when; drawn from the clock if not given. The machine's timing is not part of it.
     #[arg(long)]
     seed: Option<u64>,
 }
 
+/// A run with a disk that strace has spoilt.
+fn disk(run: impl AsyncFnOnce(&Path) -> Result<Seen>) -> Result<ExitCode> {
+    let mut dir = tempfile::Builder::new().prefix("quorate-torture-").tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match runtime.block_on(run(dir.path())) {
+        Ok(Seen { acked, quickest, injected }) => {
+            println!("{acked} acked, the quickest after {quickest:?}; {injected} calls changed by strace");
+            println!("nothing was acknowledged before it was synced");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(found) => {
+            dir.disable_cleanup(true);
+            eprintln!("torture: {found:#}; data and logs are kept in {}", dir.path().display());
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
 fn main() -> Result<ExitCode> {
-    let Args { quorate, rounds, clients, seed } = Args::parse();
+    let Args { quorate, rounds, clients, seed, fsync_delay, fsync_error } = Args::parse();
+    if let Some(ms) = fsync_delay {
+        return disk(async |dir| strace::run_delay(&quorate, dir, Duration::from_millis(ms), 30).await);
+    }
+    if let Some(nth) = fsync_error {
+        return disk(async |dir| strace::run_error(&quorate, dir, nth).await);
+    }
     let seed = seed.unwrap_or_else(|| {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos().into())
     });

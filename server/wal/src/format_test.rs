@@ -100,6 +100,25 @@ fn head_round_trip_and_every_flipped_bit_is_refused() {
     assert_eq!(Head::decode(&newer), Err(2));
 }
 
+/// The golden records and head are the corpus: whatever happens to their bytes, they are refused or mean the same.
+#[test]
+fn damaged_records_and_heads_are_refused_or_unchanged() {
+    let random = quorate_seam::sim::SimRandom::new(7);
+    let seed = Seed::new(SALT, 3);
+    for record in records() {
+        for _ in 0..4_000 {
+            let bytes = quorate_seam::sim::mutated(&encoded(&record), &random);
+            assert!(
+                Record::decode(seed, &bytes).is_ok_and(|read| read == record) || Record::decode(seed, &bytes).is_err()
+            );
+        }
+    }
+    for _ in 0..4_000 {
+        let bytes = quorate_seam::sim::mutated(&head().encode(), &random);
+        assert!(matches!(Head::decode(&bytes), Ok(None) | Err(_)) || Head::decode(&bytes) == Ok(Some(head())));
+    }
+}
+
 #[test]
 fn full_marks_fit_a_head() {
     let full = Some(Bytes::from(vec![1; MARK_LIMIT]));

@@ -23,5 +23,5 @@ mod writer;
 pub use error::{OpenError, Place};
 pub use format::{Entry, Record};
 pub use inspect::{Inspection, Seen, inspect};
-pub use shared::Metrics;
+pub use shared::{Metrics, SYNC_BUCKETS};
 pub use wal::{Done, Options, Recovered, Wal};

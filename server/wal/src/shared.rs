@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+/// Buckets of the times of syncs; the last bounded one ends at 2^25 us, about 34 s.
+pub const SYNC_BUCKETS: usize = 27;
+
 /// Counters since open. Times are the machine's own, also in a simulation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,6 +28,8 @@ pub struct Metrics {
     pub max_sync_us: u64,
     /// All of them together, in us.
     pub total_sync_us: u64,
+    /// How many took less than 2^n us, and not less than half of that; the last one has no bound.
+    pub sync_us_below: [u64; SYNC_BUCKETS],
     /// Segments in use.
     pub segments: u64,
 }
@@ -40,6 +45,7 @@ pub(crate) struct Shared {
     last_sync_us: AtomicU64,
     max_sync_us: AtomicU64,
     total_sync_us: AtomicU64,
+    sync_us_below: [AtomicU64; SYNC_BUCKETS],
 }
 
 impl Shared {
@@ -67,6 +73,8 @@ impl Shared {
         self.last_sync_us.store(us, Relaxed);
         self.max_sync_us.fetch_max(us, Relaxed);
         self.total_sync_us.fetch_add(us, Relaxed);
+        let bucket = (u64::BITS - us.leading_zeros()) as usize;
+        self.sync_us_below[bucket.min(SYNC_BUCKETS - 1)].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -77,6 +85,7 @@ impl Shared {
             last_sync_us: self.last_sync_us.load(Relaxed),
             max_sync_us: self.max_sync_us.load(Relaxed),
             total_sync_us: self.total_sync_us.load(Relaxed),
+            sync_us_below: self.sync_us_below.each_ref().map(|n| n.load(Relaxed)),
             segments: self.segments.load(Relaxed),
         }
     }

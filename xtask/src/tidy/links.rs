@@ -36,6 +36,23 @@ pub(super) fn check(file: &str, text: &str, read: &dyn Fn(&str) -> Option<String
     }
 }
 
+/// Papers that comments of one source file cite and that are nowhere: not beside it, not at the top, not in `docs/`.
+pub(super) fn check_cited(file: &str, text: &str, files: &[String], out: &mut Vec<String>) {
+    let folder = Path::new(file).parent().and_then(Path::to_str).unwrap_or_default();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//")) {
+        let part = |c: char| c.is_alphanumeric() || "-_./".contains(c);
+        for word in line.split(|c| !part(c)).map(|word| word.trim_end_matches('.')) {
+            let places = [join(folder, word), word.trim_start_matches("./").to_owned(), format!("docs/{word}")];
+            if word.ends_with(".md") && !places.iter().any(|place| files.contains(place)) {
+                out.push(format!(
+                    "{file}:{}: there is no paper `{word}`: give the reason itself, or a paper of docs/",
+                    number + 1
+                ));
+            }
+        }
+    }
+}
+
 /// Checks the code marks of one cell, or of a line that is no table's.
 fn named(line: &str, read: &dyn Fn(&str) -> Option<String>, complain: &mut dyn FnMut(String)) {
     let mut current: Option<(&str, String)> = None;
@@ -121,5 +138,14 @@ mod tests {
             ["ARCHITECTURE.md:2: `a/b.rs` has no `Client::creat`", "ARCHITECTURE.md:3: there is no file `a/c.rs`"]
         );
         assert!(complaints("README.md", "| `a/b.rs` `Client::creat` |").is_empty(), "only exact papers");
+    }
+
+    #[test]
+    fn a_cited_paper_is_there() {
+        let files: Vec<String> = ["docs/rules.md", "README.md", "a/b/README.md"].map(String::from).into();
+        let mut out = Vec::new();
+        let text = "//! rules.md 3, docs/rules.md, README.md.\nlet x = \"none.md\";\n    /// See gone.md section 2.\n";
+        check_cited("a/b/c.rs", text, &files, &mut out);
+        assert_eq!(out, ["a/b/c.rs:3: there is no paper `gone.md`: give the reason itself, or a paper of docs/"]);
     }
 }

@@ -383,7 +383,7 @@ fn goodbyes_are_understood() {
         (Code::SessionExpired, Lost, Some(Code::SessionExpired)),
         (Code::UnknownSession, Lost, Some(Code::UnknownSession)),
         (Code::AuthFailed, Lost, Some(Code::AuthFailed)),
-        (Code::WrongCluster, Closed, Some(Code::WrongCluster)),
+        (Code::WrongCluster, Lost, Some(Code::WrongCluster)),
         (Code::Unimplemented, Closed, Some(Code::Unimplemented)),
         (Code::NotInitialized, Closed, Some(Code::NotInitialized)),
         (Code::Behind, Suspended, None),
@@ -435,6 +435,15 @@ fn a_cluster_that_forgot_is_not_trusted() {
     let mut other = welcome(0);
     other.welcome.as_mut().expect("welcome").cluster = Bytes::from_static(b"another cluster!");
     session.receive(3, other);
+    assert_eq!((session.state(), session.dead().map(Error::code)), (State::Lost, Some(Code::WrongCluster)));
+}
+
+#[test]
+fn a_client_of_one_cluster_alone_ends_at_another() {
+    let mut session = machine(Config { cluster: Bytes::from_static(b"the one and only"), ..config() }, 0);
+    session.connected(0);
+    assert_eq!(session.frame(0).expect("frame").hello.expect("hello").cluster[..], b"the one and only"[..]);
+    session.receive(1, goodbye(Code::WrongCluster));
     assert_eq!((session.state(), session.dead().map(Error::code)), (State::Closed, Some(Code::WrongCluster)));
 }
 

@@ -25,7 +25,7 @@ use crate::{
     session::{Recorded, RecordedBody, Session, Sessions, decode},
     state::Meta,
     tree::{Loaded, Tree},
-    znode::{Kind, TtlMs, Znode, data_hash},
+    znode::{Kind, TtlMs, Znode, data_hash, list_of},
 };
 
 /// `auth` entries grow when they are expanded, so a stored list may be longer than one that is sent.
@@ -128,7 +128,7 @@ impl Writer<'_, '_> {
             (node.version as u32).into(),
             (node.aversion as u32).into(),
             node.created.into(),
-            node.num_children.into(),
+            node.num_children().into(),
             node.data.as_ref().map_or(0, |data| data.len() as u64 + 1),
         ])?;
         self.out.bytes(node.data.as_deref().unwrap_or_default())
@@ -181,7 +181,8 @@ struct Reader<'a, 'b> {
 
 /// A znode whose children are being read.
 struct Parent {
-    path: Arc<str>,
+    node: Znode,
+    /// How many it says it has.
     num_children: u32,
     children: Vec<Arc<str>>,
 }
@@ -291,8 +292,13 @@ impl Reader<'_, '_> {
             if depth > open.len() as u64 || (depth == 0) != (first || tag == 0) || first && tag == 0 {
                 return Err(wrong(format!("a znode of depth {depth} below {} ancestors", open.len())));
             }
-            while open.len() as u64 > depth {
-                self.close(open.pop())?;
+            while open.len() as u64 > depth
+                && let Some(parent) = open.pop()
+            {
+                let limits_node = Arc::clone(&parent.node.path);
+                if self.close(parent, &mut loaded)? {
+                    limited.push(limits_node);
+                }
             }
             if tag == 0 {
                 break;
@@ -302,7 +308,7 @@ impl Reader<'_, '_> {
             let name = std::str::from_utf8(name).map_err(|_| wrong("a name is not UTF-8"))?;
             path.clear();
             if let Some(parent) = open.last() {
-                path.push_str(if &*parent.path == "/" { "" } else { &parent.path });
+                path.push_str(if &*parent.node.path == "/" { "" } else { &parent.node.path });
             }
             path.push('/');
             path.push_str(name);
@@ -314,29 +320,26 @@ impl Reader<'_, '_> {
                 }
                 parent.children.push(Arc::clone(&shared));
             }
-            let node = self.znode(Arc::clone(&shared))?;
-            open.push(Parent { path: shared, num_children: node.num_children, children: Vec::new() });
-            if self.tree.load(node, &mut loaded) {
-                limited.push(path.clone());
-            }
+            let (node, num_children) = self.znode(shared)?;
+            open.push(Parent { node, num_children, children: Vec::new() });
         }
         self.tree.load_all(loaded);
         limited.iter().for_each(|limits_node| self.tree.load_quota(limits_node));
         Ok(())
     }
 
-    fn close(&mut self, parent: Option<Parent>) -> Result<(), SnapshotError> {
-        let Some(Parent { path, num_children, children }) = parent else { return Ok(()) };
+    /// Loads a znode whose children are all known; true if it is a limits node.
+    fn close(&mut self, parent: Parent, loaded: &mut Loaded) -> Result<bool, SnapshotError> {
+        let Parent { mut node, num_children, children } = parent;
         if children.len() != num_children as usize {
-            return Err(wrong(format!("{path}: num_children {num_children} but {} children", children.len())));
+            return Err(wrong(format!("{}: num_children {num_children} but {} children", node.path, children.len())));
         }
-        if !children.is_empty() {
-            self.tree.load_children(path, children);
-        }
-        Ok(())
+        node.children = list_of(children);
+        Ok(self.tree.load(node, loaded))
     }
 
-    fn znode(&mut self, path: Arc<str>) -> Result<Znode, SnapshotError> {
+    /// A znode, and how many children it says it has.
+    fn znode(&mut self, path: Arc<str>) -> Result<(Znode, u32), SnapshotError> {
         let kind = match self.input.byte()? {
             0 => Kind::Persistent,
             1 => Kind::Ephemeral(SessionId(self.input.number()?)),
@@ -370,7 +373,7 @@ impl Reader<'_, '_> {
         };
         let (data_hash, data) = (data_hash(data), data.map(Arc::from));
         let (czxid, mzxid, pzxid) = (Zxid(czxid), Zxid(mzxid), Zxid(pzxid));
-        Ok(Znode {
+        let node = Znode {
             path,
             data,
             data_hash,
@@ -383,9 +386,11 @@ impl Reader<'_, '_> {
             version,
             aversion,
             created,
-            num_children,
             kind,
-        })
+            children: None,
+            twin: None,
+        };
+        Ok((node, num_children))
     }
 
     fn acl(&mut self) -> Result<Arc<AclList>, SnapshotError> {

@@ -7,12 +7,14 @@
 mod clock;
 mod disk;
 mod file;
+mod mutate;
 mod net;
 mod pipe;
 mod platter;
 
 pub use clock::SimClock;
 pub use disk::SimDisk;
+pub use mutate::mutated;
 pub use net::SimNet;
 
 use crate::Random;

@@ -1,6 +1,6 @@
 //! A session is not ended while its client may count on it, and its ephemeral znodes end with it.
 //!
-//! Source: rules.md 13 and 15, reliability.md 5.1. That the client may count on it is the client's own word: connected or
+//! Source: rules.md 13 and 15. That the client may count on it is the client's own word: connected or
 //! suspended, and time left. That no ephemeral outlives its session is checked in every state of the replayed log, and
 //! by `State::invariants` on every node (`node_state`).
 

@@ -1,7 +1,7 @@
 //! Each acknowledged write has the result that the state machine gives it at its place in the log, each read the answer
 //! of the state after the entry it was served at.
 //!
-//! Source: reliability.md 2.5 ("replay writes in zxid order"): linearizability's sequential half, in O(n log n).
+//! Source: replaying writes in zxid order is linearizability's sequential half, in O(n log n).
 
 use crate::oracle::{Asked, Outcome, Replay, Run};
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Args, Load, floor::Usage};
 use crate::cli::{
-    Globals, admin, connect,
+    Globals, connect, context,
     exit::{Failure, Outcome},
 };
 
@@ -39,6 +39,33 @@ pub(super) struct Tally {
     pub(super) processes: Vec<Usage>,
 }
 
+impl Tally {
+    /// Nothing counted yet.
+    pub(super) fn new() -> Outcome<Self> {
+        Ok(Self {
+            latency: Histogram::new(3).map_err(|error| Failure::failed(error.to_string()))?,
+            failed: 0,
+            first_error: None,
+            seconds: 0.0,
+            own_cpu: 0.0,
+            processes: Vec::new(),
+        })
+    }
+
+    /// Counts an operation that succeeded after so long.
+    pub(super) fn succeeded(&mut self, after: Duration) {
+        let nanos = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        // Auto-resizing: any u64 but 0 fits.
+        self.latency.record(nanos.max(1)).expect("the histogram grows");
+    }
+
+    /// Counts an operation that failed.
+    pub(super) fn failed(&mut self, why: impl ToString) {
+        self.failed += 1;
+        self.first_error.get_or_insert_with(|| why.to_string());
+    }
+}
+
 /// What all loops share.
 struct Bench<'a> {
     args: &'a Args,
@@ -55,16 +82,9 @@ struct Bench<'a> {
 
 /// Runs a load.
 pub(super) async fn run(globals: &Globals, args: &Args) -> Outcome<Tally> {
-    let hosts = admin::hosts(globals)?;
+    let hosts = context::target(globals)?.hosts;
     let clients = connect_all(globals, args, &hosts).await?;
-    let tally = Tally {
-        latency: Histogram::new(3).map_err(|error| Failure::failed(error.to_string()))?,
-        failed: 0,
-        first_error: None,
-        seconds: 0.0,
-        own_cpu: 0.0,
-        processes: Vec::new(),
-    };
+    let tally = Tally::new()?;
     let bench = Bench {
         args,
         root: format!("/bench-{}", std::process::id()),
@@ -111,7 +131,7 @@ impl Bench<'_> {
                 let parents = (0..self.args.parents).map(|number| clients[0].create(self.parent(number.into()), ""));
                 all(parents.map(IntoFuture::into_future)).await
             }
-            Load::Watch | Load::Session => Ok(()),
+            Load::Watch | Load::Session | Load::Hold => Ok(()),
         }
     }
 
@@ -181,7 +201,7 @@ impl Bench<'_> {
                     let path = format!("{}/n{begun}", self.parent(begun));
                     clients[number].create(path, self.data.clone()).await.map(drop)
                 }
-                Load::Session | Load::Watch => self.session(globals, &hosts[number % hosts.len()]).await,
+                Load::Session | Load::Watch | Load::Hold => self.session(globals, &hosts[number % hosts.len()]).await,
             };
             turn = turn.wrapping_add(1);
             self.record(started, done);
@@ -209,15 +229,8 @@ impl Bench<'_> {
         }
         let mut tally = self.tally.borrow_mut();
         match done {
-            Ok(()) => {
-                let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                // Auto-resizing: any u64 but 0 fits.
-                tally.latency.record(nanos.max(1)).expect("the histogram grows");
-            }
-            Err(error) => {
-                tally.failed += 1;
-                tally.first_error.get_or_insert_with(|| error.to_string());
-            }
+            Ok(()) => tally.succeeded(started.elapsed()),
+            Err(error) => tally.failed(error),
         }
     }
 
@@ -258,8 +271,7 @@ impl Bench<'_> {
                         let now =
                             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                         let late = now.saturating_sub(Duration::from_millis(event.stat.mtime));
-                        let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX).max(1);
-                        self.tally.borrow_mut().latency.record(nanos).expect("the histogram grows");
+                        self.tally.borrow_mut().succeeded(late);
                     }
                     Ok(Some(Ok(WatchItem::Resync { .. }))) => {}
                     Ok(Some(Err(_)) | None) => break,

@@ -4,7 +4,8 @@
 //! counted as failed and never as an operation. The machine's floor (an fdatasync, a loopback round trip) is measured
 //! before and after, so that figures of a disturbed machine can be told; CPU and memory of the servers come from /proc.
 //!
-//! Absent: several benchmarking processes, open loops, verdicts.
+//! Two protocols, the same loads: the native one, and ZooKeeper's by a client so lean that a genuine server beside ours is
+//! measured and not the client. Absent: several benchmarking processes, open loops, verdicts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ use crate::cli::{
 
 mod floor;
 mod load;
+mod zookeeper;
 
 /// What is done all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,6 +36,20 @@ pub enum Load {
     Watch,
     /// Open a session and close it.
     Session,
+    /// Open sessions, each with its watches, and keep them for the time given: an operation is one session or watch. Only
+    /// with ZooKeeper's protocol.
+    Hold,
+}
+
+/// How the servers are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// Quorate's own; reads are linearizable unless `--local` is said.
+    #[default]
+    Native,
+    /// ZooKeeper's, to any server that speaks it; reads are the server's own, as ZooKeeper's are, unless
+    /// `--linearizable` is said.
+    Zookeeper,
 }
 
 /// Arguments of `bench`.
@@ -42,6 +58,13 @@ pub enum Load {
 pub struct Args {
     /// What is done all the time.
     load: Load,
+    /// How the servers are spoken to.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
+    /// Which servers, with commas; clients are spread over them. Goes before --endpoints; with ZooKeeper's
+    /// protocol the only way to say it.
+    #[arg(long, value_name = "HOST:PORT,...")]
+    target: Option<String>,
     /// Connections.
     #[arg(long, short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     clients: u32,
@@ -61,8 +84,17 @@ pub struct Args {
     #[arg(long, default_value = "1s", value_parser = duration)]
     warm_up: Duration,
     /// Reads take the node's own state.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "linearizable")]
     local: bool,
+    /// Reads see everything that was acknowledged before; with ZooKeeper's protocol, each is a sync and a read.
+    #[arg(long)]
+    linearizable: bool,
+    /// Watches of each session, for `hold`.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    watches: u32,
+    /// Threads of the client, for ZooKeeper's protocol.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
     /// Parents among which created znodes are spread.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     parents: u32,
@@ -77,22 +109,40 @@ pub struct Args {
     dir: PathBuf,
 }
 
+impl Args {
+    /// Whether a read takes the server's own state.
+    fn local_reads(&self) -> bool {
+        self.local || (self.protocol == Protocol::Zookeeper && !self.linearizable)
+    }
+}
+
 /// Runs a benchmark.
 ///
 /// Errors: Unreachable; Failed where not one operation succeeded.
 pub fn run(globals: &Globals, args: Args) -> Outcome {
+    let endpoints = args.target.clone().or_else(|| globals.endpoints.clone());
+    let globals = &Globals { endpoints, ..globals.clone() };
     let before = floor::measure(&args.dir)?;
-    let tally = block_on(load::run(globals, &args))?;
+    let tally = match args.protocol {
+        Protocol::Zookeeper => zookeeper::run(globals, &args)?,
+        Protocol::Native if args.load == Load::Hold => {
+            return Err(Failure::usage(
+                "`hold` speaks ZooKeeper's protocol only; add --protocol zookeeper --target HOSTS",
+            ));
+        }
+        Protocol::Native => block_on(load::run(globals, &args))?,
+    };
     let after = floor::measure(&args.dir)?;
     let micros = |quantile: f64| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
     let ops = tally.latency.len();
     let rate = ops as f64 / tally.seconds;
     let mut report = json!({
         "load": args.load.to_possible_value().map(|value| value.get_name().to_owned()),
+        "protocol": args.protocol.to_possible_value().map(|value| value.get_name().to_owned()),
         "clients": args.clients,
         "outstanding": args.outstanding,
         "size_bytes": args.size,
-        "local": args.local,
+        "local": args.local_reads(),
         "seconds": rounded(tally.seconds),
         "ops": ops,
         "ops_per_second": rounded(rate),
