@@ -74,6 +74,17 @@ impl Drop for Dev {
     }
 }
 
+/// A process of ours that ends with the test, however that ends.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn pid(raw: i32) -> Pid {
     Pid::from_raw(raw).expect("not 0")
 }
@@ -261,7 +272,7 @@ fn a_backup_becomes_a_new_cluster() {
         &ports[1],
     ]);
     assert!(number(&restored["zxid_base"]) > number(&saved["zxid"]), "rules.md 7: zxids never run backwards");
-    let mut node = serve(data, &ports);
+    let node = serve(data, &ports);
     wait(Instant::now() + PATIENCE, "the restored node serves", || {
         quorate(&ports[0], &["get", "/saved", "--timeout", "1s"]).stdout == b"x"
     });
@@ -273,20 +284,17 @@ fn a_backup_becomes_a_new_cluster() {
     assert_eq!(quorate("", &["recover", "--data", data]).status.code(), Some(2), "it wants to be told twice");
     let locked = quorate("", &["recover", "--force-new-cluster", "--data", data]);
     assert_eq!(locked.status.code(), Some(2), "a node runs on it: {}", String::from_utf8_lossy(&locked.stderr));
-    node.kill().expect("ours");
-    node.wait().expect("ours");
+    drop(node);
     let recovered = quorate("", &["recover", "--force-new-cluster", "--data", data, "-o", "json"]);
     let recovered: Value = serde_json::from_slice(&recovered.stdout).expect("JSON");
     assert!(number(&recovered["zxid_base"]) > number(&created["stat"]["czxid"]));
-    let mut node = serve(data, &ports);
+    let _node = serve(data, &ports);
     wait(Instant::now() + PATIENCE, "the recovered node serves", || {
         quorate(&ports[0], &["get", "/new", "--timeout", "1s"]).stdout == b"y"
     });
 
     assert!(quorate(&ports[0], &["set", "/new", "y"]).status.success());
     http_answers(&ports[2]);
-    node.kill().expect("ours");
-    node.wait().expect("ours");
 }
 
 /// Health, metrics and reads, and nobody by a foreign name.
@@ -333,7 +341,7 @@ fn free_port() -> String {
     format!("127.0.0.1:{}", quorate_seam::free_ports(1).expect("a port")[0])
 }
 
-fn serve(data: &str, ports: &[String]) -> Child {
+fn serve(data: &str, ports: &[String]) -> Ends {
     let mut command = Command::new(BINARY);
     command.args([
         "serve",
@@ -348,7 +356,7 @@ fn serve(data: &str, ports: &[String]) -> Child {
         "--zookeeper-listen",
         "",
     ]);
-    command.stderr(Stdio::null()).spawn().expect("a node starts")
+    Ends(command.stderr(Stdio::null()).spawn().expect("a node starts"))
 }
 
 #[test]
@@ -422,9 +430,9 @@ fn logs_tell_sessions_with_their_fields_and_no_secrets() {
     let mut command = Command::new(BINARY);
     command.args(["dev", "--nodes", "1", "--random-ports", "-o", "json", "--data"]).arg(dir.path());
     command.env("QUORATE_LOG__FORMAT", "json").stdout(Stdio::piped()).stdin(Stdio::null());
-    let mut child = command.spawn().expect("dev starts");
+    let mut child = Ends(command.spawn().expect("dev starts"));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    BufReader::new(child.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
     let ready: Value = serde_json::from_str(&line).expect("JSON");
     let endpoint = ready["endpoints"][0].as_str().expect("text").to_owned();
     let mut client = Command::new(BINARY);
@@ -459,8 +467,6 @@ fn logs_tell_sessions_with_their_fields_and_no_secrets() {
     let text = fs::read_to_string(&log).expect("a log");
     assert!(!text.contains("very-secret") && !text.contains("hidden-value"), "secrets in the log");
     assert!(events().iter().all(|event| event["xid"].is_null()), "a quick request is worth no line");
-    child.kill().expect("ours");
-    child.wait().expect("ours");
 }
 
 #[test]
