@@ -328,7 +328,8 @@ impl Request {
             op::PING => Self::Ping,
             op::CLOSE_SESSION => Self::CloseSession,
             op::AUTH => {
-                Self::Auth { kind: reader.int()?, scheme: reader.text()?, auth: reader.buffer()?.unwrap_or_default() }
+                let (kind, scheme) = (reader.int()?, reader.text()?);
+                Self::Auth { kind, scheme, auth: reader.buffer()?.ok_or(DecodeError::Null)? }
             }
             op::SASL => Self::Sasl { token: reader.buffer()? },
             op::SET_WATCHES => Self::SetWatches(set_watches(reader, false)?),

@@ -179,7 +179,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Marks it as having something to send; `true` the first time since [`Connection::wake`].
+    /// Marks it as having something to send, after that was put into its outbox; `true` the first time since
+    /// [`Connection::wake`], which the caller owes it then.
     pub fn mark_dirty(&self) -> bool {
         !self.dirty.swap(true, Ordering::Relaxed)
     }

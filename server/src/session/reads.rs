@@ -161,10 +161,7 @@ impl Reads {
                 match &view {
                     Err(trouble) => fail(job, trouble.clone(), &mut dirty),
                     Ok(view) if job.unblocked() && view.zxid() >= job.min_zxid => {
-                        if job.connection.mark_dirty() {
-                            dirty.push(job.connection.clone());
-                        }
-                        serve(view, job, Some(now));
+                        serve_and_mark(view, job, now, &mut dirty);
                     }
                     Ok(_) => {
                         let _ = self.held.send(job);
@@ -198,10 +195,7 @@ impl Reads {
                     match self.out_of_contact(&job) {
                         Some(trouble) => fail(job, trouble, &mut dirty),
                         None => {
-                            if job.connection.mark_dirty() {
-                                dirty.push(job.connection.clone());
-                            }
-                            serve(&view, job, Some(now));
+                            serve_and_mark(&view, job, now, &mut dirty);
                         }
                     }
                 } else if now >= job.deadline() {
@@ -224,6 +218,16 @@ impl Reads {
             }
             wake(&mut dirty);
         }
+    }
+}
+
+/// Answers a read and marks its connection, in this order: somebody else who marked it before may wake it, and unmark it,
+/// between a mark and an answer that comes later, and then nobody would tell of the answer.
+fn serve_and_mark(view: &quorate_tree::View, job: Job, now: Instant, dirty: &mut Vec<Arc<Connection>>) {
+    let connection = job.connection.clone();
+    serve(view, job, Some(now));
+    if connection.mark_dirty() {
+        dirty.push(connection);
     }
 }
 

@@ -677,6 +677,11 @@ impl<'a> Driver<'a> {
             Err(DecodeError::Operation(unknown)) if unknown == op => {
                 return self.queue_up(Slot::Unknown { xid }, view);
             }
+            // Without credentials nobody is known.
+            Err(DecodeError::Null) if op == op::AUTH => {
+                codes::put_error(&mut self.output, xid, 0, Code::AuthFailed.number());
+                return self.end();
+            }
             // Credentials that cannot be read are no credentials.
             Err(_) if matches!(op, op::AUTH | op::SASL) => return self.end(),
             Err(_) => return self.queue_up(Slot::Error { xid, error: Code::MarshallingError.number() }, view),
