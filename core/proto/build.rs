@@ -5,7 +5,8 @@ use std::{env, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["quorate/v1/session.proto", "quorate/v1/cluster.proto", "quorate/v1/peer.proto"];
+    let files =
+        ["quorate/v1/session.proto", "quorate/v1/cluster.proto", "quorate/v1/recipes.proto", "quorate/v1/peer.proto"];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

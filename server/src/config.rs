@@ -15,7 +15,7 @@ use quorate_model::limits;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::protocol::zookeeper::words;
+use crate::{protocol::zookeeper::words, signature};
 
 /// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +247,18 @@ pub const KEYS: &[Key] = &[
         "user:hash of the super user, whom no ACL binds (DigestAuthenticationProvider.superDigest); empty: none",
     ),
     key(
+        "recipes.standard",
+        Kind::Flag,
+        "true",
+        "install the standard recipes when the cluster is born, below /quorate/recipes; the founding nodes' word counts",
+    ),
+    key(
+        "recipes.trusted_keys",
+        Kind::Text,
+        "",
+        "public keys with commas; components installed through this node need a signature of one; the same on every node",
+    ),
+    key(
         "disk.reserve_bytes",
         bytes(0, 16 * GIB),
         "64MiB",
@@ -417,6 +429,15 @@ pub struct Auth {
     pub super_digest: String,
 }
 
+/// Recipes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Recipes {
+    /// Whether the standard ones are installed when the cluster is born.
+    pub standard: bool,
+    /// Keys that sign components, with commas; empty: nobody has to.
+    pub trusted_keys: String,
+}
+
 /// Disk watermarks.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Disk {
@@ -454,6 +475,8 @@ pub struct Config {
     pub zookeeper: ZooKeeper,
     /// Who is who.
     pub auth: Auth,
+    /// Recipes.
+    pub recipes: Recipes,
     /// Watermarks.
     pub disk: Disk,
     /// Logging.
@@ -582,6 +605,9 @@ impl Config {
                  digest:USER:PASSWORD` shows it"
                     .into(),
             );
+        }
+        if let Err(why) = signature::keys(&self.recipes.trusted_keys) {
+            return fail(format!("recipes.trusted_keys: {why}; `quorate recipe keygen` shows one"));
         }
         let listen = &self.listen;
         let mut doors =

@@ -158,6 +158,7 @@ fn contradictions_are_refused() {
     assert!(error(&flags(&[("raft.election_max_ms", "600")])).contains("votes would split"));
     assert!(error(&flags(&[("listen.peer", "127.0.0.1:2281")])).contains("give each its own port"));
     assert!(error(&flags(&[("auth.super_digest", "super:secret")])).contains("whoami"));
+    assert!(error(&flags(&[("recipes.trusted_keys", "abc")])).contains("\"abc\" is no public key"));
     let digest = "super:lK75jTNcA+U9vtVEw5vB51mj/w4=";
     let superuser = NodeOptions::from(&flags(&[("auth.super_digest", digest)]).load().expect("a hash")).superuser;
     assert_eq!(superuser.map(|who| who.to_string()).as_deref(), Some("digest:super:lK75jTNcA+U9vtVEw5vB51mj/w4="));

@@ -1,5 +1,5 @@
-//! What only the leader does: marks the cluster's birth in the log, ends sessions whose time ran out and removes znodes
-//! that are due.
+//! What only the leader does: marks the cluster's birth in the log, ends sessions whose time ran out, removes znodes that
+//! are due and wakes recipes that have something to run.
 //!
 //! Both are ordinary commands, judged again at apply. An expiry is proposed only after a quorum has just confirmed the
 //! leadership, carries the term it was decided in, and is never forwarded (rules.md 15). Replicated time advances with
@@ -31,7 +31,10 @@ pub async fn run(handle: raft::Handle, expiry: Arc<Expiry>, stamper: Arc<Stamper
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds = 0_u64;
     loop {
-        tick.tick().await;
+        let awake = tokio::select! { biased;
+            _ = tick.tick() => false,
+            () = expiry.busy().notified() => true,
+        };
         if leadership.has_changed().is_err() {
             return;
         }
@@ -55,6 +58,15 @@ pub async fn run(handle: raft::Handle, expiry: Arc<Expiry>, stamper: Arc<Stamper
             if !born {
                 propose(&handle, &stamper, now.term, &Body::Init { cluster, zxid_base: 0 });
             }
+            continue;
+        }
+        let now_ms = stamper.tick_ms();
+        let Some(next) = ask(&handle, |state| state.next_wake()).await else { return };
+        // Proposed again at the next look if it was lost; one that finds nothing to do does nothing.
+        if next.is_some_and(|at| at <= now_ms) {
+            propose(&handle, &stamper, now.term, &Body::Wake);
+        }
+        if awake {
             continue;
         }
         rounds += 1;

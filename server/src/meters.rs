@@ -90,6 +90,9 @@ kinds! {
         Txn = "txn",
         DeleteTree = "delete_tree",
         CloseSession = "close_session",
+        Call = "call",
+        CancelCall = "cancel_call",
+        AcknowledgeCalls = "acknowledge_calls",
         Get = "get",
         Exists = "exists",
         Children = "children",
@@ -100,6 +103,7 @@ kinds! {
         MultiRead = "multi_read",
         WhoAmI = "who_am_i",
         Sync = "sync",
+        Query = "query",
         Watch = "watch",
     }
 }
@@ -115,6 +119,9 @@ impl From<&Write> for Op {
             Write::Txn { .. } => Self::Txn,
             Write::DeleteTree { .. } => Self::DeleteTree,
             Write::CloseSession => Self::CloseSession,
+            Write::Call(_) => Self::Call,
+            Write::Cancel { .. } => Self::CancelCall,
+            Write::Acknowledge(_) => Self::AcknowledgeCalls,
         }
     }
 }
@@ -132,6 +139,7 @@ impl From<&Read> for Op {
             Read::Multi(_) => Self::MultiRead,
             Read::WhoAmI => Self::WhoAmI,
             Read::Sync => Self::Sync,
+            Read::Query(_) => Self::Query,
         }
     }
 }

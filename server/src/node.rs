@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{self, digests::Points, members::Admission, wire::Info},
     config::{self, Config, is_loopback},
+    engine,
     error::Trouble,
     identity::{Identity, IdentityStore, set_aside},
     leader, listener,
@@ -41,7 +42,10 @@ use crate::{
     },
     raft::{self, Member, PeerService, Peers},
     read::{Contact, Reader},
-    session::{deliver::Delivery, expiry::Expiry, reads::Reads, registry::Registry, watches::Watches},
+    session::{
+        deliver::Delivery, expiry::Expiry, queries::Queries, reads::Reads, registry::Registry, watches::Watches,
+    },
+    signature,
     tls::{self, Tls},
 };
 
@@ -104,13 +108,17 @@ pub struct NodeOptions {
     pub join_token: Option<String>,
     /// Free space on the data's file system below which this node calls its disk low (rules.md 4).
     pub disk_low_bytes: u64,
+    /// Whether the standard recipes are installed when the cluster is born.
+    pub standard_recipes: bool,
+    /// Who may sign components that are installed through this node; none: they need no signature.
+    pub trusted_keys: Vec<signature::PublicKey>,
     /// Size of the file that is given up when space runs out, so that what makes room can still be logged; 0: none.
     pub disk_reserve_bytes: u64,
 }
 
 impl NodeOptions {
-    /// A node on loopback, on ports that the system chooses, without a disk reserve and without the ZooKeeper port, with
-    /// every other default.
+    /// A node on loopback, on ports that the system chooses, without a disk reserve, without the ZooKeeper port and without
+    /// the standard recipes, with every other default.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -130,6 +138,8 @@ impl NodeOptions {
             warnings: Vec::new(),
             join_token: None,
             disk_low_bytes: 256 << 20,
+            standard_recipes: false,
+            trusted_keys: Vec::new(),
             disk_reserve_bytes: 0,
         }
     }
@@ -138,7 +148,7 @@ impl NodeOptions {
 /// What an operator has set.
 impl From<&Config> for NodeOptions {
     fn from(config: &Config) -> Self {
-        let Config { node, listen, cluster, raft: consensus, limits, disk, zookeeper: old, auth, .. } = config;
+        let Config { node, listen, cluster, raft: consensus, limits, disk, zookeeper: old, auth, recipes, .. } = config;
         let mut warnings = Vec::new();
         let doors = [
             ("client", &listen.client),
@@ -190,6 +200,9 @@ impl From<&Config> for NodeOptions {
             warnings,
             join_token: None,
             disk_low_bytes: disk.low_bytes,
+            standard_recipes: recipes.standard,
+            // Checked when it was loaded.
+            trusted_keys: signature::keys(&recipes.trusted_keys).unwrap_or_default(),
             disk_reserve_bytes: disk.reserve_bytes,
         }
     }
@@ -775,6 +788,7 @@ impl Shell {
         let points = Arc::new(Points::default());
         let delivery = Delivery::new(registry.clone(), watches.clone(), expiry.clone(), ticks, points.clone());
         // Stops 6 to 8: log, replication, apply.
+        let recipes: Arc<dyn quorate_tree::recipe::Recipes> = Arc::new(engine::host().map_err(StartError::Unusable)?);
         let handle = raft::open(raft::Options {
             identity: raft::Identity { cluster: identity.cluster, id: node },
             dir: self.options.data.clone(),
@@ -786,6 +800,7 @@ impl Shell {
             apply_lane: self.seams.lanes.clone(),
             background_lane: self.seams.lanes.clone(),
             deliver: Box::new(delivery),
+            recipes: recipes.clone(),
             timing: self.options.timing,
             snapshots: self.options.snapshots,
             service: self.service.clone(),
@@ -806,7 +821,9 @@ impl Shell {
         }
         let contact = Arc::new(Contact::new(clock));
         let reader = Reader::new(node, handle.clone(), proposer.clone(), contact.clone());
-        let (reads, read_queues) = Reads::new(reader.clone());
+        let queries = Queries::spawn(&self.seams.lanes, recipes)
+            .map_err(|error| StartError::Unusable(format!("the query thread cannot be started: {error}")))?;
+        let (reads, read_queues) = Reads::new(reader.clone(), queries);
         let lease = Duration::from_millis(self.options.timing.election_max_ms);
         let relay = Arc::new(Relay::new(node, handle.clone(), expiry.clone(), registry.clone(), contact, lease));
         // Stops 3 and 11.
@@ -836,6 +853,9 @@ impl Shell {
         tasks.spawn(reads.run(read_queues));
         tasks.spawn(leader::run(handle.clone(), expiry, stamper.clone(), identity.cluster));
         tasks.spawn(cluster::rounds::run(Arc::downgrade(&self)));
+        if self.options.standard_recipes {
+            tasks.spawn(cluster::recipes::standard(Arc::downgrade(&self)));
+        }
         tasks.spawn(tell_progress(handle.clone(), watches.clone()));
         let (shell, failing) = (Arc::downgrade(&self), handle.clone());
         tasks.spawn(async move {

@@ -101,7 +101,8 @@ pub fn recover(dir: &Path, member: Option<Member>) -> Result<(Renewed, PathBuf),
         return Err(OfflineError::Unusable(text));
     }
     let damaged = |error: io::Error| OfflineError::Damaged(format!("{}: {error}", dir.display()));
-    let state = raft::salvage(&disk, dir, Arc::new(SystemRandom)).map_err(damaged)?;
+    let recipes = crate::engine::host().map_err(OfflineError::Unusable)?;
+    let state = raft::salvage(&disk, dir, Arc::new(SystemRandom), &recipes).map_err(damaged)?;
     let known = identity.members.into_iter().find(|(node, _)| *node == identity.node).map(|(_, member)| member);
     // The identity is the first of the names: without it the rest is inert.
     let aside = set_aside(&*disk, dir, "before-recover", &NAMES).map_err(used)?.unwrap_or_default();
@@ -123,10 +124,17 @@ fn renew(disk: &Arc<dyn Disk>, dir: &Path, node: NodeId, member: Member, mut sta
     Ok(renewed)
 }
 
+/// A file that is read from its beginning.
+///
+/// Errors: the disk's.
+pub(crate) fn open(file: &Path) -> io::Result<impl io::Read + use<>> {
+    let opened = SystemDisk.open(file, Open::Read)?;
+    Ok(io::BufReader::with_capacity(256 * 1024, Reader { file: opened, at: 0 }))
+}
+
 fn read(file: &Path) -> Result<(State, Info), OfflineError> {
-    let opened = SystemDisk.open(file, Open::Read).map_err(|error| unusable(file, error))?;
-    let mut reader = Reader { file: opened, at: 0 };
-    match snapshot::read(&mut io::BufReader::with_capacity(256 * 1024, &mut reader)) {
+    let mut opened = open(file).map_err(|error| unusable(file, error))?;
+    match snapshot::read(&mut opened) {
         Ok((state, _, info)) => Ok((state, info)),
         Err(SnapshotError::Io(error)) => Err(unusable(file, error)),
         Err(error) => Err(OfflineError::Damaged(format!("{}: {error}", file.display()))),

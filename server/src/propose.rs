@@ -104,7 +104,10 @@ impl Proposer {
         let Some(code) = self.held() else { return Ok(()) };
         let passes = match write {
             Write::CloseSession => true,
-            Write::Delete { .. } | Write::DeleteTree { .. } => code == Code::DiskLow,
+            // Withdrawing and acknowledging frees what the state holds.
+            Write::Delete { .. } | Write::DeleteTree { .. } | Write::Cancel { .. } | Write::Acknowledge(_) => {
+                code == Code::DiskLow
+            }
             Write::Multi(steps) => {
                 code == Code::DiskLow
                     && steps.iter().all(|step| {
@@ -209,6 +212,11 @@ impl Stamper {
     /// Seeds are drawn from a generator that is itself seeded once from `random`.
     pub fn new(clock: Arc<dyn Clock>, ticks: Arc<Ticks>, random: &dyn Random) -> Self {
         Self { clock, ticks, seed: Mutex::new(random.next_u64()) }
+    }
+
+    /// The replicated time that a command proposed now would carry, in ms.
+    pub fn tick_ms(&self) -> u64 {
+        self.ticks.now()
     }
 
     fn stamp(&self) -> Stamp {

@@ -154,6 +154,13 @@ impl LocalCluster {
         address.context("the node has no ZooKeeper port")
     }
 
+    /// Waits until the standard recipes are there.
+    ///
+    /// Errors: not within 30 s.
+    pub async fn standard_recipes(&self) -> Result<()> {
+        Ok(quorate_client::admin::Admin::new(&self.target())?.timeout(PATIENCE).standard_recipes().await?)
+    }
+
     /// The node that leads now, once there is one.
     ///
     /// Errors: none within 30 s.

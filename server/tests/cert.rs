@@ -130,7 +130,7 @@ fn a_node_serves_with_its_certificates_and_takes_new_ones_on_sighup() {
         refused(at, &["serve", "--config", "q.toml", "--check-config", "--set", "tls.peer.ca=c/client-ca.crt"]);
     assert!(code == Some(2) && said.contains("is not signed by the CA"), "{said}");
     let mut command = Command::new(BINARY);
-    command.args(["serve", "--config", "q.toml"]).current_dir(at);
+    command.args(["serve", "--config", "q.toml"]).current_dir(at).env("QUORATE_RECIPES__STANDARD", "false");
     let node = Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
 
     let secure = ["--endpoints", &client, "--tls-ca", "c/client-ca.crt"];

@@ -3,76 +3,19 @@
 //! Every test starts its own cluster on random ports and ends its own processes by pid. Absent: what the verbs print for
 //! people; only JSON and exit codes are promised.
 
+mod dev;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, Stdio},
+    time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use serde_json::Value;
-
-/// A busy machine takes its time; a test that waits longer has found something.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const BINARY: &str = env!("CARGO_BIN_EXE_quorate");
-
-/// A `dev` cluster; killed when it is dropped.
-struct Dev {
-    child: Child,
-    endpoints: String,
-    pids: Vec<i32>,
-}
-
-impl Dev {
-    fn start(data: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
-        command.args(["dev", "--random-ports", "-o", "json", "--data"]).arg(data).args(flags);
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("dev starts");
-        let mut line = String::new();
-        let out = child.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
-        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        let texts = |name: &str| ready[name].as_array().expect("a list").clone();
-        let endpoints: Vec<String> =
-            texts("endpoints").iter().map(|text| text.as_str().expect("text").into()).collect();
-        let pids =
-            texts("pids").iter().map(|pid| pid.as_i64().and_then(|pid| pid.try_into().ok()).expect("a pid")).collect();
-        assert!(ready["data"].is_string());
-        Self { child, endpoints: endpoints.join(","), pids }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        quorate(&self.endpoints, arguments)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["-o", "json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    }
-
-    fn leader(&self) -> usize {
-        let status = self.json(&["cluster", "status"]);
-        status["leader"].as_u64().and_then(|id| usize::try_from(id).ok()).expect("an id")
-    }
-
-    fn interrupt(&mut self) {
-        kill_process(pid(self.child.id().try_into().expect("a pid")), Signal::INT).expect("it runs");
-        let deadline = Instant::now() + PATIENCE;
-        wait(deadline, "dev ends", || self.child.try_wait().expect("ours").is_some());
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // Its nodes die with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use dev::{BINARY, Dev, PATIENCE, pid, quorate, wait};
+use rustix::process::{Signal, kill_process, test_kill_process};
+use serde_json::{Value, json};
 
 /// A process of ours that ends with the test, however that ends.
 struct Ends(Child);
@@ -85,21 +28,11 @@ impl Drop for Ends {
     }
 }
 
-fn pid(raw: i32) -> Pid {
-    Pid::from_raw(raw).expect("not 0")
-}
-
-fn quorate(endpoints: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(BINARY);
-    command.args(["--endpoints", endpoints]).args(arguments).env_remove("QUORATE_AUTH");
-    command.output().expect("the binary runs")
-}
-
-fn wait(deadline: Instant, what: &str, mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::yield_now();
-    }
+/// Ends a cluster as Ctrl-C does.
+fn interrupt(cluster: &mut Dev) {
+    kill_process(pid(cluster.child.id().try_into().expect("a pid")), Signal::INT).expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    wait(deadline, "dev ends", || cluster.child.try_wait().expect("ours").is_some());
 }
 
 /// Files of all sizes, deterministic: many small ones, empty ones, and some in parts.
@@ -148,7 +81,7 @@ fn an_import_survives_its_leader_and_comes_back_the_same() {
     let dir = tempfile::tempdir().expect("a folder");
     let (source, copy) = (dir.path().join("source"), dir.path().join("copy"));
     files(&source, 20, 60);
-    let cluster = Dev::start(&dir.path().join("data"), &[]);
+    let cluster = Dev::start(&dir.path().join("data"), &[], false);
     let leader = cluster.leader();
     let mut import = Command::new(BINARY)
         .args(["--endpoints", &cluster.endpoints, "-o", "json", "import", "dir"])
@@ -198,7 +131,7 @@ fn an_import_survives_its_leader_and_comes_back_the_same() {
 #[test]
 fn verbs_end_with_the_documented_codes() {
     let dir = tempfile::tempdir().expect("a folder");
-    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"]);
+    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"], false);
     let code = |arguments: &[&str]| cluster.run(arguments).status.code();
     assert_eq!(code(&["create", "/a", "x"]), Some(0));
     assert_eq!(code(&["create", "/a", "x"]), Some(4));
@@ -231,13 +164,13 @@ fn verbs_end_with_the_documented_codes() {
 fn an_interrupt_leaves_no_process_and_the_data_go_on() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
-    let mut first = Dev::start(&data, &[]);
+    let mut first = Dev::start(&data, &[], false);
     assert!(first.run(&["create", "/kept", "x"]).status.success());
-    first.interrupt();
+    interrupt(&mut first);
     for &node in &first.pids {
         assert!(test_kill_process(pid(node)).is_err(), "node {node} is still there");
     }
-    let mut second = Dev::start(&data, &[]);
+    let mut second = Dev::start(&data, &[], false);
     assert_eq!(second.endpoints, first.endpoints, "nodes keep their addresses");
     assert_eq!(second.run(&["get", "/kept"]).stdout, b"x");
     // Killed, it has no time to end anybody: the system does.
@@ -253,7 +186,7 @@ fn a_backup_becomes_a_new_cluster() {
     let dir = tempfile::tempdir().expect("a folder");
     let (backup, data) = (dir.path().join("b.qs"), dir.path().join("restored"));
     let (backup, data) = (backup.to_str().expect("UTF-8"), data.to_str().expect("UTF-8"));
-    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"]);
+    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"], false);
     assert!(cluster.run(&["create", "/saved", "x"]).status.success());
     let saved = cluster.json(&["snapshot", "save", backup]);
     assert_eq!(cluster.run(&["snapshot", "save", backup]).status.code(), Some(4), "it refuses to write over a backup");
@@ -295,6 +228,54 @@ fn a_backup_becomes_a_new_cluster() {
 
     assert!(quorate(&ports[0], &["set", "/new", "y"]).status.success());
     http_answers(&ports[2]);
+}
+
+#[test]
+fn the_state_of_recipes_is_in_a_backup_and_in_no_folder() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let cluster = Dev::start(&dir.path().join("data"), &["--nodes", "1"], true);
+    let add = ["call", "counter", "add", r#"{"key":"visits","delta":7}"#];
+    assert!(cluster.run(&add).status.success());
+    assert!(cluster.run(&["create", "/ours", "x"]).status.success());
+    let refused = |arguments: &[&str]| {
+        let output = cluster.run(arguments);
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(5), "{arguments:?}: {said}");
+        assert!(said.contains("belongs to the recipes"), "{arguments:?}: {said}");
+    };
+    // A walk from above leaves it out and says so; the rest is there.
+    let done = cluster.json(&["export", "dir", "/", &file("all")]);
+    assert_eq!((&done["left_out"], &done["failed"]), (&json!(["/quorate/recipes"]), &json!(0)), "{done}");
+    assert_eq!(std::fs::read(dir.path().join("all/ours")).expect("exported"), b"x");
+    assert!(!dir.path().join("all/quorate/recipes").exists());
+    std::fs::create_dir_all(dir.path().join("more/recipes/counter")).expect("folders");
+    for path in ["/quorate/recipes", "/quorate/recipes/counter"] {
+        refused(&["export", "dir", path, &file("some")]);
+        refused(&["import", "dir", &file("more"), "--at", path]);
+        refused(&["set", path, "x"]);
+    }
+    refused(&["create", "/quorate/recipes/counter/mine", "x"]);
+    refused(&["rm", "--recursive", "/quorate/recipes/lock"]);
+    // What would come to lie there is named, and the verb fails.
+    let output = cluster.run(&["import", "dir", &file("more"), "--at", "/quorate"]);
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        !output.status.success() && said.contains("/quorate/recipes: what is there belongs to the recipes"),
+        "{said}"
+    );
+    // A backup has it, component and all.
+    cluster.json(&["snapshot", "save", &file("backup")]);
+    drop(cluster);
+    let ports: Vec<String> = (0..3).map(|_| free_port()).collect();
+    let (backup, data) = (file("backup"), file("restored"));
+    let restore = ["snapshot", "restore", &backup, "--data", &data, "--listen", &ports[0], "--peer-listen", &ports[1]];
+    assert!(quorate("", &restore).status.success());
+    let _node = serve(&data, &ports);
+    wait(Instant::now() + PATIENCE, "the restored node serves", || {
+        let output = quorate(&ports[0], &["query", "counter", "get", r#"{"key":"visits"}"#, "--timeout", "5s"]);
+        String::from_utf8_lossy(&output.stdout).contains(r#""value":7"#)
+    });
 }
 
 /// Health, metrics and reads, and nobody by a foreign name.
@@ -402,7 +383,7 @@ fn a_wrong_configuration_is_one_sentence() {
 #[test]
 fn a_leader_that_hangs_is_succeeded_and_comes_back_as_a_follower() {
     let dir = tempfile::tempdir().expect("a folder");
-    let dev = Dev::start(dir.path(), &[]);
+    let dev = Dev::start(dir.path(), &[], false);
     assert!(dev.run(&["create", "/a", "old"]).status.success());
     let hung = dev.leader();
     let endpoints: Vec<&str> = dev.endpoints.split(',').collect();
@@ -429,6 +410,7 @@ fn logs_tell_sessions_with_their_fields_and_no_secrets() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(BINARY);
     command.args(["dev", "--nodes", "1", "--random-ports", "-o", "json", "--data"]).arg(dir.path());
+    command.env("QUORATE_RECIPES__STANDARD", "false");
     command.env("QUORATE_LOG__FORMAT", "json").stdout(Stdio::piped()).stdin(Stdio::null());
     let mut child = Ends(command.spawn().expect("dev starts"));
     let mut line = String::new();

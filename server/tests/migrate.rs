@@ -49,7 +49,7 @@ impl Dev {
     fn start(data: &Path) -> Self {
         let mut command = Command::new(BINARY);
         command.args(["dev", "--nodes", "1", "--random-ports", "-o", "json", "--data"]).arg(data);
-        command.env("QUORATE_AUTH__SUPER_DIGEST", SUPER_DIGEST);
+        command.env("QUORATE_AUTH__SUPER_DIGEST", SUPER_DIGEST).env("QUORATE_RECIPES__STANDARD", "false");
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("dev starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");

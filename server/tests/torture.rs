@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use quorate_torture::{
     Settings,
     ledger::Report,
-    run,
+    run, storm,
     strace::{run_delay, run_error, usable},
 };
 use tokio::sync::Mutex;
@@ -33,6 +33,22 @@ async fn kill_9_loses_nothing_acknowledged_and_doubles_nothing() {
             panic!("{found:#}; data and logs are kept in {}", logs.display());
         }
     }
+}
+
+/// All standard recipes on three real processes; `cargo xtask torture --recipes` is the long one.
+#[tokio::test]
+async fn all_recipes_keep_their_promises_in_a_storm() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let quorate = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
+    let settings = Settings { quorate, dir: dir.path().to_path_buf(), rounds: 4, clients: 2, seed: 1 };
+    let storm = storm::run(&settings).await;
+    let storm = storm.unwrap_or_else(|found| panic!("{found:#}; data and logs are kept in {}", dir.keep().display()));
+    println!("{storm:#?}");
+    // The leader and a follower, each alone, and all three; every fault comes once in four rounds.
+    assert_eq!((storm.rounds, storm.kills, storm.transfers), (4, 5, 1), "{storm:?}");
+    assert!(storm.cycles.values().all(|cycles| *cycles > 0), "{storm:?}");
+    assert!(storm.guarded > 0 && storm.items > 0 && storm.installed > 0, "{storm:?}");
 }
 
 /// The same with disks that strace spoils, where strace is here and may trace; `cargo xtask torture --fsync-delay 300` and

@@ -1,14 +1,16 @@
 //! `cargo xtask`: the repository's own commands, one file each.
 //!
-//! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), and the long runs
-//! that are started by hand (`torture`, `sim`, `peers`). Every command works from any folder of the repository and
-//! says what it does.
+//! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), what makes the
+//! committed components (`plugins`), and the long runs that are started by hand (`torture`, `sim`, `peers`). Every
+//! command works from any folder of the repository and says what it does.
 //!
 //! Absent: anything a user of Quorate needs; that is the `quorate` binary.
 
+mod debian;
 mod fix;
 mod limits;
 mod peers;
+mod plugins;
 mod runs;
 mod step;
 mod test;
@@ -33,7 +35,7 @@ struct Args {
 enum Command {
     /// Sets up a fresh machine, then verifies: the one test command of the README.
     Test,
-    /// Brings cargo-deny, genuine ZooKeeper and its clients into `target/tools`, for the tests.
+    /// Brings cargo-deny, the compilers of recipes, genuine ZooKeeper and its clients into `target/tools`.
     Tools,
     /// Checks everything and writes nothing outside the target directory.
     Verify(verify::Args),
@@ -41,6 +43,8 @@ enum Command {
     Fix,
     /// Checks who imports whom, banned words, file heads, line lengths and the links of the papers.
     Tidy,
+    /// Builds the committed recipe components from their sources, or checks them byte for byte.
+    Plugins(plugins::Args),
     /// Kills real nodes under load and counts: nothing acknowledged may be lost, nothing applied twice.
     Torture(runs::Torture),
     /// Runs the seeded simulation of whole clusters.
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Fix => fix::run(),
         Command::Tidy => tidy::run(),
+        Command::Plugins(args) => plugins::run(&args),
         Command::Torture(args) => runs::torture(&args),
         Command::Sim(args) => runs::sim(&args),
         Command::Peers(args) => peers::run(&args),

@@ -269,7 +269,7 @@ fn ours(nodes: u16, data: &Path) -> Result<Cluster> {
     let mut dev = Command::new(quorate());
     dev.args(["dev", "--random-ports", "-o", "json", "--nodes", &nodes.to_string(), "--data"]).arg(data.join("q"));
     // Genuine ZooKeeper is told the same.
-    dev.env("QUORATE_ZOOKEEPER__MAX_CLIENT_CNXNS", "0");
+    dev.env("QUORATE_ZOOKEEPER__MAX_CLIENT_CNXNS", "0").env("QUORATE_RECIPES__STANDARD", "false");
     let log = fs::File::create(data.join("log"))?;
     let mut child = dev.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
     let out = child.stdout.take().context("it has no output")?;

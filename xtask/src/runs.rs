@@ -18,6 +18,9 @@ pub(crate) struct Torture {
     /// Clients that write at the same time, half of them increments, half sequential creates.
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// All standard recipes instead of plain writes; 40 rounds and 3 clients for each recipe are a good long run.
+    #[arg(long, conflicts_with_all = ["fsync_delay", "fsync_error"])]
+    recipes: bool,
     /// Which kills happen when; printed by every run.
     #[arg(long)]
     seed: Option<u64>,
@@ -54,6 +57,9 @@ pub(crate) fn torture(args: &Torture) -> Result<()> {
         (None, Some(nth)) => torture.args(["--fsync-error", &nth.to_string()]),
         (None, None) => torture.args(["--rounds", &args.rounds.to_string(), "--clients", &args.clients.to_string()]),
     };
+    if args.recipes {
+        torture.arg("--recipes");
+    }
     if let Some(seed) = args.seed {
         torture.args(["--seed", &seed.to_string()]);
     }

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use crate::{tools, verify, zookeeper};
+use crate::{plugins, tools, verify, zookeeper};
 
 /// Sets up, then runs every step of `verify`.
 pub(crate) fn run() -> Result<()> {
@@ -15,5 +15,6 @@ pub(crate) fn run() -> Result<()> {
 /// Brings everything that the steps need and a fresh machine lacks.
 pub(crate) fn tools() -> Result<()> {
     tools::install_deny()?;
+    plugins::install()?;
     zookeeper::install()
 }

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    plugins,
     step::{self, cargo_command},
     tidy, tools,
 };
@@ -22,7 +23,7 @@ use crate::{
 type Step = fn(&mut Suites) -> Result<()>;
 
 /// The steps in the order they run.
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("fmt", |_| step::run(cargo_command(&["fmt", "--all", "--check"]))),
     ("tidy", |_| tidy::run()),
     ("deny", |_| deny()),
@@ -30,9 +31,12 @@ const STEPS: [(&str, Step); 7] = [
         let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
         step::run(cargo_command(&clippy))
     }),
+    ("plugins", |_| plugins::verify()),
     ("tests", tests),
     ("mutants", |_| {
-        let mutants = ["test", "--locked", "--package", "quorate-sim", "--features", "mutants", "--test", "mutants"];
+        // The whole workspace is named, so that features, and with them what is built already, are those of `tests`.
+        let features = "quorate-sim/mutants,quorate-recipe-sim/mutants";
+        let mutants = ["test", "--locked", "--workspace", "--features", features, "--test", "mutants"];
         step::run(cargo_command(&mutants))
     }),
     ("docs", |_| {
@@ -45,7 +49,7 @@ const STEPS: [(&str, Step); 7] = [
 /// Which steps to run.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Only these, of: fmt, tidy, deny, clippy, tests, mutants, docs.
+    /// Only these, of: fmt, tidy, deny, clippy, plugins, tests, mutants, docs.
     steps: Vec<String>,
 }
 
@@ -215,6 +219,9 @@ mod tests {
     #[test]
     fn an_unknown_step_is_named() {
         let error = run(&Args { steps: vec!["test".into()] }).expect_err("no such step");
-        assert_eq!(error.to_string(), "no step `test`; there are: fmt, tidy, deny, clippy, tests, mutants, docs");
+        assert_eq!(
+            error.to_string(),
+            "no step `test`; there are: fmt, tidy, deny, clippy, plugins, tests, mutants, docs"
+        );
     }
 }

@@ -16,10 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::step;
-
-/// Debian 13 has ZooKeeper 3.9 and Curator 5.
-const SUITE: &str = "trixie";
+use crate::{debian, step};
 
 /// Raised when what is kept there changes, so that an older one is brought anew.
 const HOME: &str = "zookeeper-3.9-1";
@@ -56,9 +53,6 @@ const PACKAGES: [&str; 24] = [
 /// kazoo and its checksum on PyPI.
 const KAZOO: &str = "kazoo==2.11.0 --hash=sha256:aa6be17159540dae4087661b8d4e24c7b58d4dc26170a2d5b8468b06712d84a9\n";
 
-/// Debian's keys; on another system the package `debian-archive-keyring` has them.
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
 /// Java's class path of the server, once they are there.
 pub(crate) fn class_path() -> PathBuf {
     step::target().join("tools").join(HOME).join("jars").join("*")
@@ -85,57 +79,12 @@ pub(crate) fn install() -> Result<()> {
         fs::remove_dir_all(&home)?;
     }
     fs::create_dir_all(&home)?;
-    let packages = debian(&home).context("cannot fetch Debian's packages; apt needs its mirror once")?;
+    let packages =
+        debian::unpack(&home, &home, &PACKAGES).context("cannot fetch Debian's packages; apt needs its mirror once")?;
+    environment(&home)?;
     kazoo(&home).context("cannot install kazoo; pip needs PyPI once")?;
     fs::write(list, packages)?;
     Ok(())
-}
-
-/// Downloads by apt with lists of its own, and unpacks.
-fn debian(home: &Path) -> Result<String> {
-    let work = home.join("apt");
-    let (lists, cache, debs) = (work.join("lists"), work.join("cache"), work.join("debs"));
-    for dir in [lists.join("partial"), cache.join("archives/partial"), debs.clone()] {
-        fs::create_dir_all(dir)?;
-    }
-    if !Path::new(KEYS).is_file() {
-        bail!("{KEYS} is missing; the package debian-archive-keyring has it");
-    }
-    let sources = work.join("sources.list");
-    fs::write(&sources, format!("deb [signed-by={KEYS}] {} {SUITE} main\n", mirror()))?;
-    let status = work.join("status");
-    fs::write(&status, "")?;
-    let apt = |verb: &str| {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(&debs).args(["-qq", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
-        apt.args(["-o", "Acquire::Languages=none", "-o", "Dir::Etc::SourceParts=/dev/null"]);
-        for (key, path) in [
-            ("Dir::Etc::SourceList", &sources),
-            ("Dir::State::Lists", &lists),
-            ("Dir::State::Status", &status),
-            ("Dir::Cache", &cache),
-        ] {
-            apt.arg("-o").arg(format!("{key}={}", path.display()));
-        }
-        apt.arg(verb);
-        apt
-    };
-    step::run(apt("update"))?;
-    let mut download = apt("download");
-    download.args(PACKAGES);
-    step::run(download)?;
-    let mut files: Vec<PathBuf> = fs::read_dir(&debs)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.sort();
-    for file in &files {
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("--extract").arg(file).arg(home);
-        step::run(unpack)?;
-    }
-    let sums =
-        Command::new("sha256sum").current_dir(&debs).args(files.iter().filter_map(|file| file.file_name())).output()?;
-    fs::remove_dir_all(&work)?;
-    environment(home)?;
-    Ok(String::from_utf8(sums.stdout)?)
 }
 
 /// Debian's zkCli.sh reads its settings from the package's configuration, which is unpacked elsewhere here: the script
@@ -175,15 +124,6 @@ fn one_folder(home: &Path, jars: &Path) -> Result<PathBuf> {
         }
     }
     Ok(all)
-}
-
-/// The Debian mirror that this machine's own apt uses, if it is a Debian.
-fn mirror() -> String {
-    let named = fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("URIs:"))?;
-        line.split_whitespace().nth(1).map(str::to_owned)
-    });
-    named.unwrap_or_else(|| "http://deb.debian.org/debian".into())
 }
 
 fn kazoo(home: &Path) -> Result<()> {

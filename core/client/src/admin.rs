@@ -1,4 +1,4 @@
-//! [`Admin`]: the life of the cluster, its members, sessions and backups, in typed calls.
+//! [`Admin`]: the life of the cluster, its members, sessions, backups and recipes, in typed calls.
 //!
 //! Calls are unary and need no session. Any node takes any of them; what only the leader can do is passed on by the node
 //! that was asked. Hosts are tried in random order until one answers. A call that changes something is never sent
@@ -13,21 +13,27 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use quorate_model::{Code, NodeId, SessionId, Zxid};
-use quorate_proto::{FRAME_MAX_BYTES, v1::cluster_client::ClusterClient};
+use quorate_model::{Code, NodeId, PluginId, Retry, SessionId, Zxid};
+use quorate_proto::{
+    FRAME_MAX_BYTES,
+    v1::{cluster_client::ClusterClient, recipes_client::RecipesClient},
+};
 use tonic::Status;
 
 use quorate_proto::v1::{
-    AddMemberRequest, CloseSessionRequest, InitRequest, JoinTokenRequest, ListSessionsRequest, MemberRequest,
+    ActivateRequest, AddMemberRequest, CloseSessionRequest, InitRequest, InstallReply, InstallRequest, InstanceReply,
+    InstanceRequest, JoinTokenRequest, ListRecipesRequest, ListSessionsRequest, MemberRequest, PluginRequest,
     ReplaceMemberRequest, SaveSnapshotRequest, StatusRequest,
 };
 pub use quorate_proto::v1::{
-    InitReply, JoinTokenReply, ListSessionsReply, Member, MemberReply, SessionInfo, SnapshotChunk, StatusReply,
+    InitReply, Instance, JoinTokenReply, ListRecipesReply, ListSessionsReply, Member, MemberReply, Method, Plugin,
+    SessionInfo, SnapshotChunk, StatusReply,
 };
 
 use crate::{
     error::{Error, Result},
     hosts::{Hosts, Target},
+    session::mismatch,
     tls,
     transport::{Connect, Node, Tcp, describe, dial, lock},
 };
@@ -37,6 +43,9 @@ pub const ADMIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
 /// How long one host has to take a connection.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is asked whether the standard recipes are there.
+const STANDARD_EVERY: Duration = Duration::from_millis(50);
 
 /// A handle to the cluster's administration.
 #[derive(Clone)]
@@ -49,7 +58,7 @@ struct Inner {
     hosts: Vec<String>,
     connector: Arc<dyn Connect>,
     /// The host that answered last.
-    current: Mutex<Option<(String, ClusterClient<Node>)>>,
+    current: Mutex<Option<(String, Node)>>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -147,7 +156,161 @@ impl Admin {
         Ok(chunks.map(move |chunk| chunk.map_err(|status| error_of(&host, &status))))
     }
 
+    /// Installs a component: the node that is asked admits it, then its bytes are logged. Repeating it is harmless.
+    ///
+    /// Errors: `PluginRefused` with the reason; `TooLarge`; `LimitExceeded` for one component too many.
+    pub async fn install(&self, component: impl Into<bytes::Bytes>) -> Result<Plugin> {
+        self.install_signed(component, bytes::Bytes::new()).await
+    }
+
+    /// As [`Admin::install`], with a signature: public key (32 bytes) and ed25519 signature (64 bytes), as
+    /// `quorate recipe sign` makes them; empty: none.
+    ///
+    /// Errors: also `PluginRefused` where it is none of this component, or its key is none that the node trusts.
+    pub async fn install_signed(
+        &self,
+        component: impl Into<bytes::Bytes>,
+        signature: impl Into<bytes::Bytes>,
+    ) -> Result<Plugin> {
+        let request = InstallRequest { component: component.into(), signature: signature.into() };
+        let reply: InstallReply = self.recipes(move |mut node| async move { node.install(request).await }).await?;
+        reply.plugin.ok_or_else(mismatch)
+    }
+
+    /// Forgets a component.
+    ///
+    /// Errors: `UnknownPlugin`; `Conflict` while an instance uses it or may roll back to it.
+    pub async fn uninstall(&self, plugin: PluginId) -> Result<Plugin> {
+        let plugin = plugin.to_string();
+        let reply: InstallReply =
+            self.recipes(move |mut node| async move { node.uninstall(PluginRequest { plugin }).await }).await?;
+        reply.plugin.ok_or_else(mismatch)
+    }
+
+    /// Makes an instance of a component, or upgrades the instance to it; `config` is for a new instance only.
+    ///
+    /// Errors: `UnknownPlugin`; `NotCompiled` while a live voter has not compiled it; `Conflict` where the component cannot
+    /// go on from the instance's state; what the recipe's `init` says.
+    pub async fn activate(
+        &self,
+        instance: &str,
+        plugin: PluginId,
+        config: impl Into<bytes::Bytes>,
+    ) -> Result<Instance> {
+        let request = ActivateRequest {
+            instance: instance.into(),
+            plugin: plugin.to_string(),
+            like: String::new(),
+            config: config.into(),
+        };
+        self.instance(move |mut node| async move { node.activate(request).await }).await
+    }
+
+    /// Makes an instance of the component that the instance `like` has.
+    ///
+    /// Errors: as [`Admin::activate`]; `UnknownInstance`, `InstanceExists`.
+    pub async fn create_instance(
+        &self,
+        instance: &str,
+        like: &str,
+        config: impl Into<bytes::Bytes>,
+    ) -> Result<Instance> {
+        let request = ActivateRequest {
+            instance: instance.into(),
+            plugin: String::new(),
+            like: like.into(),
+            config: config.into(),
+        };
+        self.instance(move |mut node| async move { node.activate(request).await }).await
+    }
+
+    /// Back to the component that was active before.
+    ///
+    /// Errors: `UnknownInstance`; `Conflict` where there is none, or where it cannot go on from the instance's state.
+    pub async fn rollback(&self, instance: &str) -> Result<Instance> {
+        let request = InstanceRequest { instance: instance.into() };
+        self.instance(move |mut node| async move { node.rollback(request).await }).await
+    }
+
+    /// Refuses calls until [`Admin::resume`]; what is held stays held.
+    pub async fn suspend(&self, instance: &str) -> Result<Instance> {
+        let request = InstanceRequest { instance: instance.into() };
+        self.instance(move |mut node| async move { node.suspend(request).await }).await
+    }
+
+    /// Goes on after a suspension; hooks that trapped are tried again.
+    pub async fn resume(&self, instance: &str) -> Result<Instance> {
+        let request = InstanceRequest { instance: instance.into() };
+        self.instance(move |mut node| async move { node.resume(request).await }).await
+    }
+
+    /// Takes the component away: calls are refused with `Inactive`, the subtree stays.
+    pub async fn deactivate(&self, instance: &str) -> Result<Instance> {
+        let request = InstanceRequest { instance: instance.into() };
+        self.instance(move |mut node| async move { node.deactivate(request).await }).await
+    }
+
+    /// Removes an instance with its subtree, parked calls and timers.
+    pub async fn remove_instance(&self, instance: &str) -> Result<Instance> {
+        let request = InstanceRequest { instance: instance.into() };
+        self.instance(move |mut node| async move { node.remove(request).await }).await
+    }
+
+    /// All components and instances, or one instance.
+    pub async fn list_recipes(&self, instance: Option<&str>) -> Result<ListRecipesReply> {
+        let request = ListRecipesRequest { instance: instance.unwrap_or_default().into() };
+        self.recipes(move |mut node| async move { node.list(request).await }).await
+    }
+
+    /// Waits until the standard recipes are there: soon after the cluster was made. Comes back at once later on, and where
+    /// none are wanted.
+    ///
+    /// Errors: `OperationTimeout`, or the last trouble, when the time of a call is over.
+    pub async fn standard_recipes(&self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let mut trouble = Error::not_done(Code::OperationTimeout, "", "the standard recipes are not there yet");
+        loop {
+            match self.list_recipes(None).await {
+                Ok(listed) if !listed.standard_pending => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.retry() == Retry::Never => return Err(error),
+                Err(error) => trouble = error,
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(trouble);
+            }
+            tokio::time::sleep(STANDARD_EVERY).await;
+        }
+    }
+
+    async fn instance<F>(&self, ask: impl FnOnce(RecipesClient<Node>) -> F) -> Result<Instance>
+    where
+        F: Future<Output = Result<tonic::Response<InstanceReply>, Status>>,
+    {
+        self.recipes(ask).await?.instance.ok_or_else(mismatch)
+    }
+
+    async fn recipes<R, F>(&self, ask: impl FnOnce(RecipesClient<Node>) -> F) -> Result<R>
+    where
+        F: Future<Output = Result<tonic::Response<R>, Status>>,
+    {
+        self.ask(|node| {
+            let limit = |client: RecipesClient<Node>| {
+                client.max_decoding_message_size(FRAME_MAX_BYTES).max_encoding_message_size(FRAME_MAX_BYTES)
+            };
+            ask(limit(RecipesClient::new(node)))
+        })
+        .await
+    }
+
     async fn call<R, F>(&self, ask: impl FnOnce(ClusterClient<Node>) -> F) -> Result<R>
+    where
+        F: Future<Output = Result<tonic::Response<R>, Status>>,
+    {
+        self.ask(|node| ask(ClusterClient::new(node).max_decoding_message_size(FRAME_MAX_BYTES))).await
+    }
+
+    async fn ask<R, F>(&self, ask: impl FnOnce(Node) -> F) -> Result<R>
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
@@ -168,7 +331,7 @@ impl Admin {
     }
 
     /// The host that answered last, or the first that takes a connection.
-    async fn node(&self) -> Result<(String, ClusterClient<Node>)> {
+    async fn node(&self) -> Result<(String, Node)> {
         if let Some(known) = lock(&self.inner.current).clone() {
             return Ok(known);
         }
@@ -179,8 +342,7 @@ impl Admin {
         for _ in 0..self.inner.hosts.len() {
             let host = hosts.current().to_owned();
             match tokio::time::timeout(DIAL_TIMEOUT, dial(self.inner.connector.clone(), host.clone(), None)).await {
-                Ok(Ok(channel)) => {
-                    let node = ClusterClient::new(channel).max_decoding_message_size(FRAME_MAX_BYTES);
+                Ok(Ok(node)) => {
                     *lock(&self.inner.current) = Some((host.clone(), node.clone()));
                     return Ok((host, node));
                 }
@@ -217,8 +379,6 @@ fn error_of(host: &str, status: &Status) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use quorate_model::Retry;
-
     use super::*;
 
     #[test]

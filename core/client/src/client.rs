@@ -24,11 +24,11 @@ use bytes::Bytes;
 use futures::Stream;
 use quorate_model::{
     Answer, Code, Read, Reply, SessionId, Write, Xid, Zxid,
-    limits::{COMMAND_MAX_BYTES, SESSION_TIMEOUT_DEFAULT_MS},
+    limits::{COMMAND_MAX_BYTES, NOTICES_MAX, SESSION_TIMEOUT_DEFAULT_MS},
     path,
 };
 use quorate_proto::convert::{Op, encode_request};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
 
 use crate::{
@@ -201,6 +201,7 @@ impl Builder {
             session: AtomicU64::new(0),
             timeout_ms: AtomicU64::new(config.timeout_ms.into()),
             deadline: AtomicU64::new(u64::MAX),
+            notices: broadcast::Sender::new(NOTICES_MAX),
             trouble: Mutex::default(),
             clock: self.clock,
         });
@@ -214,6 +215,7 @@ impl Builder {
             namespace,
             operation_timeout: self.operation_timeout,
             watches: AtomicU64::new(1),
+            calls: AtomicU64::new(1),
         };
         Ok(Client { inner: Arc::new(inner) })
     }
@@ -226,6 +228,8 @@ pub(crate) struct Inner {
     pub(crate) operation_timeout: Duration,
     /// The next watch's number.
     pub(crate) watches: AtomicU64,
+    /// The next recipe call's handle.
+    pub(crate) calls: AtomicU64,
 }
 
 /// A handle to a session.
@@ -369,6 +373,11 @@ impl Client {
 
     /// As it is: no checks, no namespace.
     pub(crate) fn ask(&self, op: Op, timeout: Duration) -> Result<Awaited> {
+        self.ask_call(op, timeout, 0)
+    }
+
+    /// As [`Client::ask`], to be withdrawn by `handle` unless that is 0.
+    pub(crate) fn ask_call(&self, op: Op, timeout: Duration, handle: u64) -> Result<Awaited> {
         let (call, awaited) = oneshot::channel();
         let request = encode_request(Xid(0), op);
         let size = prost::Message::encoded_len(&request);
@@ -377,11 +386,11 @@ impl Client {
             let about = crate::session::about(&request);
             return Err(Error::never(Code::TooLarge, self.inner.namespace.short(&about).unwrap_or(about), detail));
         }
-        self.send(Command::Submit { request, call, deadline: self.deadline(timeout) })?;
+        self.send(Command::Submit { request, call, deadline: self.deadline(timeout), handle })?;
         Ok(awaited)
     }
 
-    fn send(&self, command: Command) -> Result<()> {
+    pub(crate) fn send(&self, command: Command) -> Result<()> {
         // The task ends before its handles only with its runtime.
         self.inner.commands.send(command).map_err(|_| Error::never(Code::ClientClosed, "", "its runtime has ended"))
     }
@@ -411,7 +420,11 @@ impl Client {
             | Write::SetAcl { path, .. }
             | Write::DeleteTree { path, .. } => self.check_path(path, false),
             Write::Multi(_) | Write::Txn { .. } => Ok(()),
+            Write::Call(_) => Ok(()),
             Write::CloseSession => Err(Error::argument("", "a session is ended by close()")),
+            Write::Cancel { .. } | Write::Acknowledge(_) => {
+                Err(Error::argument("", "the session itself withdraws and acknowledges calls; see call()"))
+            }
         }
     }
 
@@ -424,6 +437,9 @@ impl Client {
             | Read::CountDescendants(path)
             | Read::Quota(path) => self.check_path(path, false),
             Read::Children(list) => self.check_path(&list.path, false),
+            Read::Query(query) => {
+                query.check_limits().map_err(|what| Error::never(Code::TooLarge, query.instance.as_str(), what))
+            }
             Read::Multi(_) | Read::WhoAmI | Read::Sync => Ok(()),
         }
     }
@@ -437,7 +453,8 @@ fn first_path(write: &Write) -> &str {
         | Write::Set { path, .. }
         | Write::SetAcl { path, .. }
         | Write::DeleteTree { path, .. } => path,
-        Write::Multi(_) | Write::Txn { .. } | Write::CloseSession => "",
+        Write::Call(call) => &call.instance,
+        Write::Multi(_) | Write::Txn { .. } | Write::CloseSession | Write::Cancel { .. } | Write::Acknowledge(_) => "",
     }
 }
 

@@ -90,19 +90,25 @@
 //! Connections are encrypted where the connection string says `quorates://h1,h2?ca=ca.crt` (see [`tls`]), or by
 //! [`Builder::tls`].
 //!
-//! Absent: recipes (locks, elections, queues), and the server.
+//! Locks, elections, queues and the like are in [`recipes`]; any other recipe is called by [`Client::call`].
+//!
+//! Absent: what recipes do, which is the cluster's, and the server.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod error;
 pub mod hosts;
+#[cfg(feature = "machine")]
+pub mod machine;
+pub mod recipes;
 pub mod tls;
 pub mod transport;
 
 mod calls;
 mod client;
 mod namespace;
+mod recipe;
 mod session;
 mod watch;
 
@@ -110,6 +116,7 @@ pub use calls::*;
 pub use client::{Builder, Client, Consistency, OPERATION_TIMEOUT_DEFAULT, States};
 pub use error::{Error, Result};
 pub use quorate_model as model;
+pub use recipe::{Called, Canceller, Notices, QueryCall, RecipeCall};
 pub use session::{IN_FLIGHT_MAX, State};
 pub use tls::Tls;
 pub use watch::{QUEUE_MAX_BYTES, QUEUE_MAX_ITEMS, Watch, WatchItem, Watching};

@@ -7,6 +7,8 @@
 
 use quorate_model::{Answer, Compare, Read, Reply, Step, StepReply, Write, path::is_under};
 
+use crate::recipes::RECIPES_ROOT;
+
 /// A prefix; empty for none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Namespace(String);
@@ -17,9 +19,10 @@ impl Namespace {
         Self(if path == "/" { String::new() } else { path.into() })
     }
 
-    /// The path as the cluster knows it.
+    /// The path as the cluster knows it. Recipes have one place for all namespaces, since instances have names, not paths.
     pub(crate) fn full(&self, path: &str) -> String {
         match path {
+            _ if is_under(path, RECIPES_ROOT) => path.into(),
             "/" if !self.0.is_empty() => self.0.clone(),
             _ => format!("{}{path}", self.0),
         }
@@ -69,7 +72,8 @@ impl Namespace {
                 self.enter_steps(then);
                 self.enter_steps(or_else);
             }
-            Write::CloseSession => {}
+            // Instances have names, not paths.
+            Write::CloseSession | Write::Call(_) | Write::Cancel { .. } | Write::Acknowledge(_) => {}
         }
     }
 
@@ -108,7 +112,7 @@ impl Namespace {
             | Read::Quota(path) => self.enter(path),
             Read::Children(list) => self.enter(&mut list.path),
             Read::Multi(reads) => reads.iter_mut().for_each(|read| self.enter_read(read)),
-            Read::WhoAmI | Read::Sync => {}
+            Read::WhoAmI | Read::Sync | Read::Query(_) => {}
         }
     }
 
@@ -122,7 +126,14 @@ impl Namespace {
                     }
                 }
             }
-            Reply::Deleted | Reply::Set { .. } | Reply::DeletedTree { .. } | Reply::Closed => {}
+            Reply::Deleted
+            | Reply::Set { .. }
+            | Reply::DeletedTree { .. }
+            | Reply::Closed
+            | Reply::Called(_)
+            | Reply::Parked
+            | Reply::Cancelled { .. }
+            | Reply::Acknowledged => {}
         }
     }
 
@@ -137,7 +148,8 @@ impl Namespace {
             | Answer::Count(_)
             | Answer::Quota { .. }
             | Answer::WhoAmI(_)
-            | Answer::Synced => {}
+            | Answer::Synced
+            | Answer::Queried(_) => {}
         }
     }
 }
@@ -156,6 +168,7 @@ mod tests {
             assert_eq!(space.short(full).as_deref(), Some(short));
         }
         assert_eq!(space.short("/app/xy"), None);
+        assert_eq!(space.full("/quorate/recipes/lock/k/a"), "/quorate/recipes/lock/k/a", "one place for all");
         let none = Namespace::new("/");
         assert_eq!((none.full("/"), none.full("/a"), none.short("/a")), ("/".into(), "/a".into(), None));
     }

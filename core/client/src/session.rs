@@ -5,28 +5,31 @@
 //! Time is ms of any clock that doesn't stop; randomness is given.
 //!
 //! Promises, each with a test of its name in `session/tests.rs`:
-//! - Writes are numbered 1, 2, 3 ... in the order of the calls, without a gap, [`SESSION_WINDOW`] unanswered at most; after
-//!   a lost connection each is sent again under its number, so it happens once at most.
+//! - Writes are numbered 1, 2, 3 ... in the order of the calls, without a gap, [`SESSION_WINDOW`] unanswered at most;
+//!   after a lost connection each is sent again under its number, so it happens once at most.
 //! - A write whose number may have been used is never forgotten before it is answered, whether or not anybody waits.
-//! - [`State::Lost`] comes at the session's deadline by our own clock, send time of the last acknowledged ping + timeout,
-//!   so before the cluster ends the session (rules.md 13).
+//! - [`State::Lost`] comes at the session's deadline by our own clock, send time of the last acknowledged ping +
+//!   timeout, so before the cluster ends the session (rules.md 13).
 //! - A watch goes on after a reconnect from the last change it told, and tells no change twice.
 //! - A change of state is told before any result that belongs to the new state.
+//! - A parked call is answered once, by the cluster's answer or by what came of withdrawing it; each answer is
+//!   acknowledged.
 //!
-//! A refusal that came from no log entry (its zxid is 0) used no number: after a code that says "ask again" the write is
-//! sent again until its deadline; otherwise its number is given to an empty multi, for later writes wait for it.
+//! A refusal that came from no log entry (its zxid is 0) used no number: after a code that says "ask again" the write
+//! is sent again until its deadline; otherwise its number is given to an empty multi, for later writes wait for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use prost::Message;
 use quorate_model::{
-    Answer, Code, Event, Refusal, Reply, Retry, SessionId, Stat, WatchKind, WatchMode, Write, Zxid,
-    limits::SESSION_WINDOW,
+    Acks, Answer, CallAnswer, Code, Event, Notice, Refusal, Reply, Retry, SessionId, Stat, WatchKind, WatchMode, Write,
+    Zxid,
+    limits::{SESSION_CALLS_MAX, SESSION_WINDOW},
 };
 use quorate_proto::{
     PROTOCOL,
-    convert::{self, Body, Order, Refused, Replied, Told},
+    convert::{self, Body, Completed, Order, Refused, Replied, Told},
     v1,
 };
 
@@ -52,6 +55,12 @@ const DIAL_MAX_MS: u64 = 2_000;
 
 /// Shortest wait for the answer to a Hello that opens a session, in ms: the cluster may be electing a leader.
 const OPEN_MIN_MS: u64 = 2_000;
+
+/// How long a call that is past its deadline waits for the cluster's word on whether it was answered, in ms.
+const WITHDRAW_GRACE_MS: u64 = 5_000;
+
+/// So many answers wait for an acknowledgement before one is sent without a call to carry it.
+const ACKS_WAITING: usize = 64;
 
 const _: () = assert!(IN_FLIGHT_MAX <= 1 << SLOT_BITS);
 const _: () = assert!(SESSION_WINDOW == 128, "the bits of `Session::answered` are one window");
@@ -109,6 +118,7 @@ pub(crate) enum Output<C> {
     State(State),
     Done { call: C, result: Result<Done, Error> },
     Heard { watch: u64, heard: Heard },
+    Notice(Notice),
 }
 
 /// A result and the zxid it belongs to.
@@ -194,6 +204,26 @@ struct Pending<C> {
     took_place: bool,
     /// An empty multi that takes the place of a write that was given up.
     filler: bool,
+    /// Of a call of a recipe: by which its caller withdraws it; 0 for everything else.
+    handle: u64,
+    /// Its caller has withdrawn it.
+    withdrawn: bool,
+}
+
+/// A call that the cluster put off.
+struct Parked<C> {
+    call: Option<C>,
+    handle: u64,
+    about: String,
+    deadline: u64,
+    /// Why it is being withdrawn.
+    withdrawing: Option<Withdrawing>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withdrawing {
+    ByCaller,
+    ByDeadline,
 }
 
 impl<C> Pending<C> {
@@ -205,6 +235,29 @@ impl<C> Pending<C> {
         match &self.request.op {
             Some(v1::request::Op::Write(write)) => matches!(write.write, Some(v1::write::Write::CloseSession(_))),
             _ => false,
+        }
+    }
+
+    /// The write that this one withdraws.
+    fn withdraws(&self) -> Option<u64> {
+        match &self.request.op {
+            Some(v1::request::Op::Write(write)) => match &write.write {
+                Some(v1::write::Write::Cancel(cancel)) => Some(cancel.seq),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What it acknowledges, or can.
+    fn acks(&mut self) -> Option<&mut v1::Acks> {
+        match &mut self.request.op {
+            Some(v1::request::Op::Write(write)) => match &mut write.write {
+                Some(v1::write::Write::Call(call)) => Some(call.acks.get_or_insert_default()),
+                Some(v1::write::Write::Acknowledge(acks)) => Some(acks),
+                _ => None,
+            },
+            _ => None,
         }
     }
 }
@@ -282,6 +335,18 @@ pub(crate) struct Session<C> {
     /// No call's deadline is before this.
     next_deadline: u64,
 
+    /// Calls that were put off, by their number.
+    parked: BTreeMap<u64, Parked<C>>,
+    /// Answers that came before the word that their call was put off.
+    early: BTreeMap<u64, (Zxid, CallAnswer)>,
+    /// Numbers of calls whose answers have come, not acknowledged yet.
+    arrived: BTreeSet<u64>,
+    /// A write that does nothing but acknowledge waits to be sent.
+    acking: bool,
+    /// The last notice told, and the last one acknowledged.
+    noticed: (Zxid, u32),
+    noticed_acked: (Zxid, u32),
+
     watches: BTreeMap<u64, Watching>,
     wires: HashMap<u64, u64>,
     last_wire: u64,
@@ -324,6 +389,12 @@ impl<C: Call> Session<C> {
             retry_at: None,
             retry_round: 0,
             next_deadline: u64::MAX,
+            parked: BTreeMap::new(),
+            early: BTreeMap::new(),
+            arrived: BTreeSet::new(),
+            acking: false,
+            noticed: (Zxid(0), 0),
+            noticed_acked: (Zxid(0), 0),
             watches: BTreeMap::new(),
             wires: HashMap::new(),
             last_wire: 0,
@@ -376,15 +447,12 @@ impl<C: Call> Session<C> {
 
     /// Takes a call. Its result comes as an [`Output::Done`], now or later.
     pub(crate) fn submit(&mut self, request: v1::Request, call: C, deadline: u64) {
-        let pending = Pending {
-            size: request.encoded_len() + 16,
-            request,
-            call: Some(call),
-            deadline,
-            refused: None,
-            took_place: false,
-            filler: false,
-        };
+        self.submit_call(request, call, deadline, 0);
+    }
+
+    /// As [`Session::submit`]; a `handle` that is not 0 is what [`Session::withdraw`] names.
+    pub(crate) fn submit_call(&mut self, request: v1::Request, call: C, deadline: u64, handle: u64) {
+        let pending = Pending { handle, ..pending(request, Some(call), deadline) };
         let error = match &self.dead {
             Some(dead) => Some(dead.clone().map_about(|_| Some(about(&pending.request)))),
             None if self.closing => Some(Error::never(Code::ClientClosed, about(&pending.request), "")),
@@ -400,6 +468,77 @@ impl<C: Call> Session<C> {
                 self.queue.push_back(pending);
             }
         }
+    }
+
+    /// Withdraws a call of a recipe. It comes to `Cancelled`, or to its answer where that was faster.
+    pub(crate) fn withdraw(&mut self, handle: u64) {
+        if let Some(at) = self.queue.iter().position(|pending| pending.handle == handle) {
+            if let Some(pending) = self.queue.remove(at) {
+                let error = Error::not_done(Code::Cancelled, about(&pending.request), "");
+                self.finish(pending.call, Err(error));
+            }
+        } else if let Some(pending) = self.slots.iter_mut().flatten().find(|pending| pending.handle == handle) {
+            pending.withdrawn = true;
+        } else if let Some((&seq, _)) = self.parked.iter().find(|(_, parked)| parked.handle == handle) {
+            self.withdraw_parked(seq, Withdrawing::ByCaller, u64::MAX);
+        }
+    }
+
+    /// Asks the cluster to forget a parked call, once.
+    fn withdraw_parked(&mut self, seq: u64, why: Withdrawing, deadline: u64) {
+        let Some(parked) = self.parked.get_mut(&seq) else { return };
+        if deadline != u64::MAX || parked.withdrawing.is_none() {
+            parked.deadline = deadline;
+            self.next_deadline = self.next_deadline.min(deadline);
+        }
+        if parked.withdrawing.replace(why).is_none() {
+            self.queue.push_back(pending(own_write(Write::Cancel { seq }), None, u64::MAX));
+        }
+    }
+
+    /// A parked call has its answer.
+    fn complete(&mut self, completed: Completed) {
+        let Completed { seq, zxid, answer } = completed;
+        self.last_zxid = self.last_zxid.max(zxid);
+        if let Some(parked) = self.parked.remove(&seq) {
+            self.arrived.insert(seq);
+            self.finish(parked.call, Ok(Done { zxid, body: Body::Write(Reply::Called(answer)) }));
+        } else if self.slots.iter().flatten().any(|pending| pending.is_write() && pending.request.seq == seq) {
+            self.early.insert(seq, (zxid, answer));
+        } else {
+            self.arrived.insert(seq);
+        }
+    }
+
+    /// The cluster told what came of withdrawing a call.
+    fn withdrew(&mut self, seq: u64, result: &Result<Done, Error>) {
+        let Some(parked) = self.parked.remove(&seq) else { return };
+        let result = match result {
+            Ok(Done { body: Body::Write(Reply::Cancelled { answer: Some((zxid, answer)) }), .. }) => {
+                Ok(Done { zxid: *zxid, body: Body::Write(Reply::Called(answer.clone())) })
+            }
+            Ok(_) => Err(match parked.withdrawing {
+                Some(Withdrawing::ByDeadline) => Error::not_done(Code::OperationTimeout, parked.about, ""),
+                _ => Error::not_done(Code::Cancelled, parked.about, ""),
+            }),
+            Err(error) => Err(Error::unknown(error.code(), parked.about, error.detail())),
+        };
+        self.finish(parked.call, result);
+    }
+
+    /// What a recipe tells this session, once.
+    fn notice(&mut self, notice: Notice) {
+        let at = (notice.zxid, notice.index);
+        self.last_zxid = self.last_zxid.max(notice.zxid);
+        if at > self.noticed {
+            self.noticed = at;
+            self.outputs.push_back(Output::Notice(notice));
+        }
+    }
+
+    /// Whether something waits to be acknowledged.
+    fn has_acks(&self) -> bool {
+        !self.arrived.is_empty() || self.noticed > self.noticed_acked
     }
 
     /// Begins a watch; `watch` was never used before.
@@ -454,9 +593,7 @@ impl<C: Call> Session<C> {
             self.end(State::Closed, Error::never(Code::ClientClosed, "", ""));
             self.outputs.push_back(Output::Done { call, result: Ok(closed()) });
         } else {
-            let request =
-                v1::Request { op: Some(v1::request::Op::Write(Write::CloseSession.into())), ..Default::default() };
-            self.submit(request, call, deadline);
+            self.submit(own_write(Write::CloseSession), call, deadline);
             self.closing = true;
         }
     }
@@ -471,6 +608,11 @@ impl<C: Call> Session<C> {
         self.last_seq = 0;
         self.acked = 0;
         self.answered = 0;
+        self.early.clear();
+        self.arrived.clear();
+        self.acking = false;
+        self.noticed = (Zxid(0), 0);
+        self.noticed_acked = (Zxid(0), 0);
         self.link = Link::Waiting { until: now };
         self.enter(State::Connecting);
         self.tick(now);
@@ -511,6 +653,14 @@ impl<C: Call> Session<C> {
             for reply in frame.replies {
                 self.reply(now, reply);
             }
+            // One that cannot be read stays unacknowledged: it is told again after the next attach, perhaps by another
+            // node.
+            for completed in frame.completions.into_iter().flat_map(convert::decode_completion) {
+                self.complete(completed);
+            }
+            for notice in frame.notices {
+                self.notice(notice.into());
+            }
         }
         if let Some(goodbye) = frame.goodbye
             && matches!(self.link, Link::Up(_) | Link::Greeting { .. })
@@ -538,6 +688,7 @@ impl<C: Call> Session<C> {
                     || !self.unwatch.is_empty()
                     || !self.orders.is_empty()
                     || !self.resend.is_empty()
+                    || self.arrived.len() >= ACKS_WAITING && !self.acking && !self.closing
                     || self.queue.front().is_some_and(|next| self.may_send(next))
             }
             _ => false,
@@ -551,8 +702,13 @@ impl<C: Call> Session<C> {
             return Some(v1::ClientFrame { hello: Some(self.hello(now)), ..Default::default() });
         }
         let third = self.timeout_ms() / 3;
+        let has_acks = self.has_acks();
         let Link::Up(up) = &mut self.link else { return None };
         let mut frame = v1::ClientFrame::default();
+        if !self.closing && !self.acking && has_acks && (now >= up.next_ping || self.arrived.len() >= ACKS_WAITING) {
+            self.acking = true;
+            self.queue.push_back(pending(own_write(Write::Acknowledge(Acks::default())), None, u64::MAX));
+        }
         if now >= up.next_ping {
             self.last_ping += 1;
             up.pings.push_back((self.last_ping, now));
@@ -664,8 +820,8 @@ impl<C: Call> Session<C> {
     }
 
     /// Another cluster answers where ours was. One that was restored from a backup looks just so: the session is lost,
-    /// watches are told to read again there, and where it is none of ours its zxids are behind what we have seen. A client
-    /// that wanted one cluster and no other ends.
+    /// watches are told to read again there, and where it is none of ours its zxids are behind what we have seen. A
+    /// client that wanted one cluster and no other ends.
     fn another_cluster(&mut self, now: u64, detail: String) {
         let error = Error::never(Code::WrongCluster, self.hosts.current(), detail);
         if !self.config.cluster.is_empty() {
@@ -834,8 +990,11 @@ impl<C: Call> Session<C> {
         }
     }
 
-    /// The session is over.
+    /// The session is over. One that was being closed anyway is closed: no new one takes its place.
     fn lose(&mut self, now: u64, error: Error) {
+        if self.closing {
+            return self.end(State::Closed, Error::never(Code::ClientClosed, "", ""));
+        }
         self.end(State::Lost, error);
         if self.config.reopen {
             self.reopen(now);
@@ -851,6 +1010,9 @@ impl<C: Call> Session<C> {
         self.alive = None;
         self.forget_wire();
         self.enter(state);
+        for parked in std::mem::take(&mut self.parked).into_values() {
+            self.finish(parked.call, Err(Error::unknown(Code::Unknown, parked.about, error.to_string())));
+        }
         let queue = std::mem::take(&mut self.queue);
         let slots = std::mem::take(&mut self.slots);
         self.free.clear();
@@ -866,8 +1028,12 @@ impl<C: Call> Session<C> {
             self.finish(pending.call, result);
         }
         for pending in queue {
-            let error = Error::not_done(error.code(), about(&pending.request), error.detail());
-            self.finish(pending.call, Err(error));
+            let result = if pending.is_close() && error.code() == Code::ClientClosed {
+                Ok(closed())
+            } else {
+                Err(Error::not_done(error.code(), about(&pending.request), error.detail()))
+            };
+            self.finish(pending.call, result);
         }
         self.next_deadline = u64::MAX;
         if !(state == State::Lost && self.config.reopen) {
@@ -934,6 +1100,14 @@ impl<C: Call> Session<C> {
             });
             self.xids += 1;
             next.request.xid = (self.xids << SLOT_BITS) | slot as u64;
+            if let Some(acks) = next.acks() {
+                acks.calls = self.arrived.iter().copied().take(SESSION_CALLS_MAX).collect();
+                self.arrived.retain(|seq| acks.calls.binary_search(seq).is_err());
+                (acks.notices_zxid, acks.notices_index) = (self.noticed.0.0, self.noticed.1);
+                self.noticed_acked = self.noticed;
+                self.acking = false;
+                size += 10 * acks.calls.len();
+            }
             if next.is_write() {
                 self.last_seq += 1;
                 next.request.seq = self.last_seq;
@@ -998,10 +1172,31 @@ impl<C: Call> Session<C> {
                 self.acked += 1;
             }
         }
+        if let Some(seq) = pending.withdraws() {
+            return self.withdrew(seq, &result);
+        }
+        if let Ok(Done { body: Body::Write(Reply::Parked), .. }) = result {
+            return self.park(now, pending);
+        }
         let closed = pending.is_close() && result.is_ok();
         self.finish(pending.call, result);
         if closed {
             self.end(State::Closed, Error::never(Code::ClientClosed, "", ""));
+        }
+    }
+
+    /// A call was put off: its number is answered, its caller is not.
+    fn park(&mut self, now: u64, pending: Pending<C>) {
+        let Pending { request, call, deadline, handle, withdrawn, .. } = pending;
+        let seq = request.seq;
+        let unwanted = withdrawn || call.as_ref().is_none_or(Call::gone);
+        self.next_deadline = self.next_deadline.min(deadline);
+        let parked = Parked { call, handle, about: about(&request), deadline, withdrawing: None };
+        self.parked.insert(seq, parked);
+        if let Some((zxid, answer)) = self.early.remove(&seq) {
+            self.complete(Completed { seq, zxid, answer });
+        } else if unwanted {
+            self.withdraw_parked(seq, Withdrawing::ByCaller, now.saturating_add(WITHDRAW_GRACE_MS));
         }
     }
 
@@ -1025,8 +1220,16 @@ impl<C: Call> Session<C> {
         let call = pending.call.take();
         pending.filler = true;
         pending.deadline = u64::MAX;
-        pending.request.op = Some(v1::request::Op::Write(Write::Multi(Vec::new()).into()));
+        if let Some(acks) = pending.acks() {
+            self.arrived.extend(acks.calls.iter());
+            self.noticed_acked = (Zxid(0), 0);
+        }
         let code = error.code();
+        let withdraws = pending.withdraws();
+        pending.request.op = Some(v1::request::Op::Write(Write::Multi(Vec::new()).into()));
+        if let Some(seq) = withdraws {
+            self.withdrew(seq, &Err(error.clone()));
+        }
         self.finish(call, Err(error.map_about(|_| Some(about))));
         self.not_now(now, slot, code);
     }
@@ -1087,7 +1290,19 @@ impl<C: Call> Session<C> {
                 }
             }
         }
-        self.next_deadline = next;
+        let late: Vec<u64> = self.parked.iter().filter(|(_, p)| p.deadline <= now).map(|(seq, _)| *seq).collect();
+        for seq in late {
+            let Some(parked) = self.parked.get_mut(&seq) else { continue };
+            if parked.withdrawing.is_some() {
+                // The cluster's word on it stays out too long; the request stays, so that nothing is left behind.
+                parked.deadline = u64::MAX;
+                let (call, about) = (parked.call.take(), parked.about.clone());
+                self.finish(call, Err(Error::unknown(Code::OperationTimeout, about, detail.clone())));
+            } else {
+                self.withdraw_parked(seq, Withdrawing::ByDeadline, now.saturating_add(WITHDRAW_GRACE_MS));
+            }
+        }
+        self.next_deadline = self.parked.values().map(|parked| parked.deadline).min().unwrap_or(u64::MAX).min(next);
         if closing {
             // The cluster ends the session by itself, when its timeout has passed.
             self.end(State::Closed, Error::never(Code::ClientClosed, "", ""));
@@ -1182,6 +1397,25 @@ impl<C: Call> Session<C> {
     }
 }
 
+/// A write of the session's own.
+fn own_write(write: Write) -> v1::Request {
+    v1::Request { op: Some(v1::request::Op::Write(write.into())), ..Default::default() }
+}
+
+fn pending<C>(request: v1::Request, call: Option<C>, deadline: u64) -> Pending<C> {
+    Pending {
+        size: request.encoded_len() + 16,
+        request,
+        call,
+        deadline,
+        refused: None,
+        took_place: false,
+        filler: false,
+        handle: 0,
+        withdrawn: false,
+    }
+}
+
 fn slot_of(xid: u64) -> usize {
     (xid & ((1 << SLOT_BITS) - 1)) as usize
 }
@@ -1227,6 +1461,7 @@ pub(crate) fn about(request: &v1::Request) -> String {
             ) => path,
             Some(R::Children(list)) => &list.path,
             Some(R::Multi(multi)) => multi.reads.first().map_or("", of_read),
+            Some(R::Query(query)) => &query.instance,
             Some(R::WhoAmI(_) | R::Sync(_)) | None => "",
         }
     }
@@ -1244,7 +1479,8 @@ pub(crate) fn about(request: &v1::Request) -> String {
                 .or_else(|| txn.then.first().map(step))
                 .unwrap_or_default(),
             Some(W::DeleteTree(delete)) => &delete.path,
-            Some(W::CloseSession(_)) | None => "",
+            Some(W::Call(call)) => return format!("{}.{}", call.instance, call.method),
+            Some(W::CloseSession(_) | W::Cancel(_) | W::Acknowledge(_)) | None => "",
         },
         Some(v1::request::Op::Read(read)) => of_read(read),
         None => "",

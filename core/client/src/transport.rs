@@ -27,6 +27,7 @@ use futures::{
     stream::BoxStream,
 };
 use hyper_util::rt::TokioIo;
+use quorate_model::Notice;
 use quorate_proto::{
     FRAME_MAX_BYTES,
     v1::{self, session_client::SessionClient},
@@ -34,7 +35,7 @@ use quorate_proto::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::{mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -121,11 +122,25 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What a handle asks of the task.
 pub(crate) enum Command {
-    Submit { request: v1::Request, call: Waiter, deadline: u64 },
-    Watch { id: u64, wish: Wish, queue: Arc<Queue> },
+    /// `handle`: by which a recipe's call is withdrawn; 0 for everything else.
+    Submit {
+        request: v1::Request,
+        call: Waiter,
+        deadline: u64,
+        handle: u64,
+    },
+    Withdraw(u64),
+    Watch {
+        id: u64,
+        wish: Wish,
+        queue: Arc<Queue>,
+    },
     Unwatch(u64),
     ResumeWatch(u64),
-    Close { call: Waiter, deadline: u64 },
+    Close {
+        call: Waiter,
+        deadline: u64,
+    },
     Reopen,
 }
 
@@ -154,6 +169,8 @@ pub(crate) struct Shared {
     pub(crate) timeout_ms: AtomicU64,
     /// `u64::MAX`: none.
     pub(crate) deadline: AtomicU64,
+    /// What recipes tell this session.
+    pub(crate) notices: broadcast::Sender<Notice>,
     /// Why the last connection failed, and why nothing is possible any more.
     pub(crate) trouble: Mutex<(String, Option<Error>)>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -175,6 +192,7 @@ struct Wire {
     inbound: Option<BoxStream<'static, Result<v1::ServerFrame, Status>>>,
 }
 
+#[allow(clippy::large_enum_variant)] // one at a time, on the stack, for as long as it takes to look at it
 enum Wake {
     Commands(usize),
     Dialed(Result<Node, String>),
@@ -301,7 +319,8 @@ async fn maybe<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
 
 fn perform(session: &mut Session<Waiter>, command: Command, now: u64, watches: &mut HashMap<u64, Arc<Queue>>) {
     match command {
-        Command::Submit { request, call, deadline } => session.submit(request, call, deadline),
+        Command::Submit { request, call, deadline, handle } => session.submit_call(request, call, deadline, handle),
+        Command::Withdraw(handle) => session.withdraw(handle),
         Command::Watch { id, wish, queue } => {
             watches.insert(id, queue);
             session.watch(id, wish);
@@ -349,6 +368,10 @@ fn publish(
             Output::Done { call, result } => {
                 // Whoever waited may have gone; then nobody needs to know.
                 let _ = call.send(result.map_err(|error| error.map_about(|about| namespace.short(about))));
+            }
+            Output::Notice(notice) => {
+                // Without a listener there is nobody to tell.
+                let _ = shared.notices.send(notice);
             }
             Output::Heard { watch, heard } => {
                 if let Some(queue) = watches.get(&watch)

@@ -2,7 +2,7 @@
 //!
 //! Only sizes and ranges that keep a command small. Absent: semantics; those are checked at apply, in their exact order.
 
-use crate::{Acl, Compare, Create, Permissions, Step, Write, limits};
+use crate::{Acks, Acl, Compare, Create, Permissions, Query, Step, Write, limits};
 
 impl Write {
     /// Whether every part of it keeps its limit.
@@ -28,9 +28,31 @@ impl Write {
                     _ => Err(format!("limit of a recursive delete: {limit}, allowed 1 to {}", limits::DELETE_TREE_MAX)),
                 }
             }
-            Write::CloseSession => Ok(()),
+            Write::CloseSession | Write::Cancel { .. } => Ok(()),
+            Write::Call(call) => {
+                at_most("instance name bytes", call.instance.len(), limits::INSTANCE_NAME_MAX_BYTES)?;
+                at_most("method name bytes", call.method.len(), limits::RECIPE_NAME_MAX_BYTES)?;
+                at_most("argument bytes", call.args.len(), limits::CALL_ARGS_MAX_BYTES)?;
+                check_acks(&call.acks)
+            }
+            Write::Acknowledge(acks) => check_acks(acks),
         }
     }
+}
+
+impl Query {
+    /// Whether every part of it keeps its limit.
+    ///
+    /// Errors: a sentence that names the thing, its size and the limit.
+    pub fn check_limits(&self) -> Result<(), String> {
+        at_most("instance name bytes", self.instance.len(), limits::INSTANCE_NAME_MAX_BYTES)?;
+        at_most("method name bytes", self.method.len(), limits::RECIPE_NAME_MAX_BYTES)?;
+        at_most("argument bytes", self.args.len(), limits::CALL_ARGS_MAX_BYTES)
+    }
+}
+
+fn check_acks(acks: &Acks) -> Result<(), String> {
+    at_most("acknowledged calls", acks.calls.len(), limits::SESSION_CALLS_MAX)
 }
 
 fn check_steps(steps: &[Step]) -> Result<(), String> {
@@ -94,7 +116,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Identity;
+    use crate::{Call, Identity};
 
     #[test]
     fn each_limit_is_named() {
@@ -110,6 +132,8 @@ mod tests {
             then: vec![Step::Check { path: "x".repeat(limits::PATH_MAX_BYTES), version: 0 }],
             or_else: Vec::new(),
         };
+        let call = |size: usize| Write::Call(Call { args: vec![0; size].into(), ..Call::default() });
+        let acks = |count| Write::Acknowledge(Acks { calls: vec![1; count], ..Acks::default() });
         let tree = |limit| Write::DeleteTree { path: "/a".into(), limit };
         for good in [
             set(limits::DATA_MAX_BYTES),
@@ -118,6 +142,7 @@ mod tests {
             txn(limits::TXN_MAX_COMPARES),
             tree(limits::DELETE_TREE_MAX),
             Write::CloseSession,
+            call(limits::CALL_ARGS_MAX_BYTES),
         ] {
             assert_eq!(good.check_limits(), Ok(()));
         }
@@ -128,6 +153,8 @@ mod tests {
             (multi(limits::MULTI_MAX_STEPS + 1), "steps"),
             (txn(limits::TXN_MAX_COMPARES + 1), "comparisons"),
             (tree(0), "recursive delete"),
+            (call(limits::CALL_ARGS_MAX_BYTES + 1), "argument bytes"),
+            (acks(limits::SESSION_CALLS_MAX + 1), "acknowledged calls"),
             (Write::Delete { path: "x".repeat(limits::PATH_MAX_BYTES + 1), version: 0 }, "path bytes"),
         ] {
             let error = bad.check_limits().expect_err(thing);

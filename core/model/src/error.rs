@@ -137,6 +137,46 @@ codes! {
     GuardFailed = -1016, Never, "the guard does not hold: the grant is gone or was made anew";
     /// The client was closed by its own user.
     ClientClosed = -1017, Never, "the client is closed";
+    /// There is no recipe instance of this name.
+    UnknownInstance = -1101, Never, "no such recipe instance; see `quorate recipe list`";
+    /// The recipe has no such method.
+    UnknownMethod = -1102, Never, "the recipe has no such method";
+    /// The caller does not own what it wants to change.
+    NotOwner = -1103, Never, "the caller is not the owner";
+    /// The fencing token is that of an earlier grant.
+    StaleFence = -1104, Never, "the fencing token is not that of the current grant";
+    /// The call contradicts the state of the recipe.
+    Conflict = -1105, Never, "the call contradicts the recipe's state";
+    /// The call would have to wait, and was told not to.
+    WouldBlock = -1106, Never, "not available now, and the call was told not to wait";
+    /// The recipe does not support this.
+    Unsupported = -1107, Never, "the recipe does not support this";
+    /// The recipe failed by its own account.
+    RecipeFailed = -1108, Never, "the recipe failed; nothing of the call took place";
+    /// The recipe trapped.
+    Trapped = -1109, Never, "the recipe trapped; nothing of the call took place";
+    /// The call used up its fuel.
+    OutOfFuel = -1110, Never, "the call used up its fuel; nothing of it took place";
+    /// The instance is suspended.
+    Suspended = -1111, Never, "the recipe instance is suspended; see `quorate recipe describe`";
+    /// The instance has no active component.
+    Inactive = -1112, Never, "the recipe instance is not active; see `quorate recipe activate`";
+    /// A parked call was withdrawn before it was answered.
+    Cancelled = -1113, Never, "the call was withdrawn before it was answered";
+    /// A parked call's own deadline passed.
+    DeadlinePassed = -1114, Never, "the call waited until its deadline";
+    /// No call of this number waits or has an answer that was not acknowledged.
+    UnknownCall = -1115, Never, "no call of this number waits";
+    /// The component is not installed.
+    UnknownPlugin = -1116, Never, "no component with this hash is installed; see `quorate recipe install`";
+    /// The component cannot be admitted.
+    PluginRefused = -1117, Never, "the component is refused";
+    /// There is an instance of this name.
+    InstanceExists = -1118, Never, "a recipe instance of this name exists";
+    /// A live voter has not compiled the component yet.
+    NotCompiled = -1119, Safe, "a voter has not compiled the component yet; try again";
+    /// What the call names is not there.
+    NotFound = -1120, Never, "what the call names is not there";
 }
 
 impl Code {

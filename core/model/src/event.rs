@@ -17,6 +17,9 @@ pub enum EventKind {
     ChildrenChanged,
     /// Its ACL was set. Only told by watch streams; ZooKeeper has no such event.
     AclChanged,
+    /// A recipe told something under `<instance>/events/<topic>`: there is no such znode, the payload comes with the event.
+    /// Only told by watch streams.
+    Emitted,
 }
 
 /// One change as told to a watcher.

@@ -16,6 +16,7 @@ pub mod id;
 pub mod limits;
 pub mod op;
 pub mod path;
+pub mod recipe;
 pub mod stat;
 
 pub use acl::{Acl, Identity, Permissions};
@@ -24,4 +25,5 @@ pub use event::{Event, EventKind, WatchKind, WatchMode};
 pub use id::{NodeId, SessionId, Xid, Zxid};
 pub use op::{Answer, ChildEntry, Compare, Create, CreateMode, ListChildren, Read, Reply, Step, StepReply, Write};
 pub use path::{PathError, ZnodePath};
+pub use recipe::{Acks, Call, CallAnswer, Failure, Notice, PluginId, Query};
 pub use stat::Stat;

@@ -64,6 +64,55 @@ pub const HISTORY_MAX_BYTES: usize = 32 * 1024 * 1024;
 /// How far a restore or a forced new cluster raises the zxid base past the greatest zxid seen (rules.md 7).
 pub const ZXID_BASE_STEP: u64 = 1 << 40;
 
+/// Greatest arguments of one call of a recipe, in bytes. What fits into a znode fits into a call.
+pub const CALL_ARGS_MAX_BYTES: usize = DATA_MAX_BYTES;
+
+/// Greatest answer of one call of a recipe, in bytes; a parked one's too.
+pub const CALL_REPLY_MAX_BYTES: usize = DATA_MAX_BYTES;
+
+/// Greatest length of a failure's words, in bytes; what is longer is cut.
+pub const FAILURE_DETAIL_MAX_BYTES: usize = 1024;
+
+/// Greatest length of the name of a recipe instance, in bytes: one element of a path that people type.
+pub const INSTANCE_NAME_MAX_BYTES: usize = 128;
+
+/// Greatest length of the name of a method, a tag, a timer or a topic, in bytes.
+pub const RECIPE_NAME_MAX_BYTES: usize = 512;
+
+/// Greatest configuration of one instance, in bytes.
+pub const INSTANCE_CONFIG_MAX_BYTES: usize = 64 * 1024;
+
+/// Recipe instances of one cluster.
+pub const INSTANCES_MAX: usize = 10_000;
+
+/// Greatest component, in bytes, as it is in the log.
+pub const PLUGIN_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Components installed at once; one that no instance needs can be removed.
+pub const PLUGINS_MAX: usize = 256;
+
+/// Greatest piece of a component that one entry carries, in bytes.
+pub const PLUGIN_CHUNK_MAX_BYTES: usize = 512 * 1024;
+
+/// Calls of one session that are parked, or answered and not acknowledged.
+pub const SESSION_CALLS_MAX: usize = 1_024;
+
+/// A session that has so many bytes of unacknowledged answers parks no further call.
+pub const SESSION_ANSWERS_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Parked calls of one instance.
+pub const PARKED_MAX: usize = 100_000;
+
+/// Timers of one instance.
+pub const TIMERS_MAX: usize = 10_000;
+
+/// Calls that wait in the queue of one instance, behind hooks or a migration.
+pub const QUEUED_CALLS_MAX: usize = 1_024;
+
+/// Notices kept for one session until it acknowledges them (rules.md 23).
+pub const NOTICES_MAX: usize = 64;
+
+const _: () = assert!(COMMAND_MAX_BYTES > CALL_ARGS_MAX_BYTES + 128 * 1024, "a full call must fit into a command");
 const _: () = assert!(COMMAND_MAX_BYTES > DATA_MAX_BYTES + PATH_MAX_BYTES, "a full value must fit into a command");
 const _: () = assert!(SESSION_TIMEOUT_MIN_MS < SESSION_TIMEOUT_DEFAULT_MS);
 const _: () = assert!(SESSION_TIMEOUT_DEFAULT_MS < SESSION_TIMEOUT_MAX_MS);

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Acl, Refusal, Stat, Zxid};
+use crate::{Acks, Acl, Call, CallAnswer, Query, Refusal, Stat, Zxid};
 
 /// How long a new znode lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,15 @@ pub enum Write {
     },
     /// Ends the caller's own session, in order with its other writes.
     CloseSession,
+    /// Calls a recipe.
+    Call(Call),
+    /// Withdraws a parked call of the same session; if it was answered first, that answer comes back.
+    Cancel {
+        /// The number of the write that carried the call.
+        seq: u64,
+    },
+    /// Says what has arrived, where no call is at hand to say it.
+    Acknowledge(Acks),
 }
 
 /// One step of a multi or of a transaction's branch.
@@ -232,6 +241,17 @@ pub enum Reply {
     },
     /// The session is closed.
     Closed,
+    /// A recipe answered.
+    Called(CallAnswer),
+    /// A recipe put its answer off: it comes by itself, under the same number.
+    Parked,
+    /// A parked call is withdrawn.
+    Cancelled {
+        /// `None`: it was not answered and never will be. Otherwise it was answered first, by this entry and so.
+        answer: Option<(Zxid, CallAnswer)>,
+    },
+    /// What was acknowledged is forgotten.
+    Acknowledged,
 }
 
 /// How children are listed.
@@ -274,6 +294,8 @@ pub enum Read {
     WhoAmI,
     /// Nothing: only the consistency that the read was asked with (ZooKeeper's `sync` when linearizable).
     Sync,
+    /// Asks a recipe; not within a multi-read.
+    Query(Query),
 }
 
 /// One child in a listing.
@@ -340,4 +362,6 @@ pub enum Answer {
     WhoAmI(Vec<crate::Identity>),
     /// The barrier was passed.
     Synced,
+    /// What a recipe answered.
+    Queried(CallAnswer),
 }

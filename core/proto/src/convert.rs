@@ -12,8 +12,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use quorate_model::{
-    Acl, Answer, ChildEntry, Code, Compare, Create, CreateMode, Event, EventKind, Identity, ListChildren, Permissions,
-    Read, Refusal, Reply, SessionId, Stat, Step, StepReply, WatchKind, WatchMode, Write, Xid, Zxid,
+    Acks, Acl, Answer, Call, CallAnswer, ChildEntry, Code, Compare, Create, CreateMode, Event, EventKind, Failure,
+    Identity, ListChildren, Notice, Permissions, Query, Read, Refusal, Reply, SessionId, Stat, Step, StepReply,
+    WatchKind, WatchMode, Write, Xid, Zxid,
 };
 
 use crate::v1;
@@ -383,6 +384,11 @@ impl From<Write> for v1::Write {
             }
             Write::DeleteTree { path, limit } => W::DeleteTree(v1::DeleteTree { path, limit }),
             Write::CloseSession => W::CloseSession(v1::Empty {}),
+            Write::Call(Call { instance, method, args, acks }) => {
+                W::Call(v1::Call { instance, method, args, acks: Some(acks.into()) })
+            }
+            Write::Cancel { seq } => W::Cancel(v1::Cancel { seq }),
+            Write::Acknowledge(acks) => W::Acknowledge(acks.into()),
         };
         Self { write: Some(write) }
     }
@@ -401,6 +407,11 @@ impl TryFrom<v1::Write> for Write {
             W::Txn(txn) => Write::Txn { compare: all(txn.compare)?, then: all(txn.then)?, or_else: all(txn.or_else)? },
             W::DeleteTree(v1::DeleteTree { path, limit }) => Write::DeleteTree { path, limit },
             W::CloseSession(v1::Empty {}) => Write::CloseSession,
+            W::Call(v1::Call { instance, method, args, acks }) => {
+                Write::Call(Call { instance, method, args, acks: acks.unwrap_or_default().into() })
+            }
+            W::Cancel(v1::Cancel { seq }) => Write::Cancel { seq },
+            W::Acknowledge(acks) => Write::Acknowledge(acks.into()),
         })
     }
 }
@@ -446,6 +457,12 @@ impl From<Reply> for v1::WriteReply {
             Reply::Txn { succeeded, steps } => R::Txn(v1::TxnReply { succeeded, steps: every(steps) }),
             Reply::DeletedTree { deleted, more } => R::DeletedTree(v1::DeletedTree { deleted, more }),
             Reply::Closed => R::Closed(v1::Empty {}),
+            Reply::Called(answer) => R::Called(to_answer(answer)),
+            Reply::Parked => R::Parked(v1::Empty {}),
+            Reply::Cancelled { answer } => R::Cancelled(v1::Cancelled {
+                completed: answer.map(|(zxid, answer)| encode_completion(Completed { seq: 0, zxid, answer })),
+            }),
+            Reply::Acknowledged => R::Acknowledged(v1::Empty {}),
         };
         Self { result: Some(result) }
     }
@@ -463,7 +480,84 @@ impl TryFrom<v1::WriteReply> for Reply {
             R::Txn(txn) => Reply::Txn { succeeded: txn.succeeded, steps: all(txn.steps)? },
             R::DeletedTree(v1::DeletedTree { deleted, more }) => Reply::DeletedTree { deleted, more },
             R::Closed(v1::Empty {}) => Reply::Closed,
+            R::Called(called) => Reply::Called(answer(Some(called), "WriteReply.called")?),
+            R::Parked(v1::Empty {}) => Reply::Parked,
+            R::Cancelled(v1::Cancelled { completed }) => {
+                let completed = completed.map(decode_completion).transpose()?;
+                Reply::Cancelled { answer: completed.map(|Completed { zxid, answer, .. }| (zxid, answer)) }
+            }
+            R::Acknowledged(v1::Empty {}) => Reply::Acknowledged,
         })
+    }
+}
+
+// ---- recipes ----
+
+/// The answer of a parked call, and which call it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// The number of the write that carried the call.
+    pub seq: u64,
+    /// The entry that answered it.
+    pub zxid: Zxid,
+    /// What the recipe said.
+    pub answer: CallAnswer,
+}
+
+impl From<Acks> for v1::Acks {
+    fn from(acks: Acks) -> Self {
+        Self { calls: acks.calls, notices_zxid: acks.notices.0.0, notices_index: acks.notices.1 }
+    }
+}
+
+impl From<v1::Acks> for Acks {
+    fn from(acks: v1::Acks) -> Self {
+        Self { calls: acks.calls, notices: (Zxid(acks.notices_zxid), acks.notices_index) }
+    }
+}
+
+fn to_answer(answer: CallAnswer) -> v1::CallAnswer {
+    use v1::call_answer::Result as R;
+    let result = match answer {
+        Ok(reply) => R::Reply(reply),
+        Err(Failure { code, detail }) => R::Failure(v1::Failure { code: code.number(), detail }),
+    };
+    v1::CallAnswer { result: Some(result) }
+}
+
+fn answer(answer: Option<v1::CallAnswer>, field: &'static str) -> Result<CallAnswer, Malformed> {
+    use v1::call_answer::Result as R;
+    Ok(match answer.and_then(|answer| answer.result).ok_or(Malformed::missing(field))? {
+        R::Reply(reply) => Ok(reply),
+        R::Failure(failure) => Err(Failure { code: code(failure.code, "Failure.code")?, detail: failure.detail }),
+    })
+}
+
+/// The message that answers a parked call.
+pub fn encode_completion(completed: Completed) -> v1::Completion {
+    let Completed { seq, zxid, answer } = completed;
+    v1::Completion { seq, zxid: zxid.0, answer: Some(to_answer(answer)) }
+}
+
+/// Which parked call is answered, and how.
+///
+/// Errors: the field that means nothing.
+pub fn decode_completion(message: v1::Completion) -> Result<Completed, Malformed> {
+    let answer = answer(message.answer, "Completion.answer")?;
+    Ok(Completed { seq: message.seq, zxid: Zxid(message.zxid), answer })
+}
+
+impl From<Notice> for v1::Notice {
+    fn from(notice: Notice) -> Self {
+        let Notice { zxid, index, instance, payload } = notice;
+        Self { zxid: zxid.0, index, instance, payload: to_data(payload) }
+    }
+}
+
+impl From<v1::Notice> for Notice {
+    fn from(notice: v1::Notice) -> Self {
+        let v1::Notice { zxid, index, instance, payload } = notice;
+        Self { zxid: Zxid(zxid), index, instance, payload: data(payload) }
     }
 }
 
@@ -497,6 +591,7 @@ impl From<Read> for v1::Read {
             Read::Multi(reads) => R::Multi(v1::MultiRead { reads: every(reads) }),
             Read::WhoAmI => R::WhoAmI(v1::Empty {}),
             Read::Sync => R::Sync(v1::Empty {}),
+            Read::Query(Query { instance, method, args }) => R::Query(v1::Query { instance, method, args }),
         };
         Self { read: Some(read) }
     }
@@ -517,6 +612,7 @@ impl TryFrom<v1::Read> for Read {
             R::Multi(multi) => Read::Multi(all(multi.reads)?),
             R::WhoAmI(v1::Empty {}) => Read::WhoAmI,
             R::Sync(v1::Empty {}) => Read::Sync,
+            R::Query(v1::Query { instance, method, args }) => Read::Query(Query { instance, method, args }),
         })
     }
 }
@@ -567,6 +663,7 @@ impl From<Answer> for v1::Answer {
             Answer::Multi(results) => A::Multi(v1::MultiAnswer { results: every(results) }),
             Answer::WhoAmI(identities) => A::WhoAmI(v1::Identities { identities: every(identities) }),
             Answer::Synced => A::Synced(v1::Empty {}),
+            Answer::Queried(answer) => A::Queried(to_answer(answer)),
         };
         Self { answer: Some(answer) }
     }
@@ -600,6 +697,7 @@ impl TryFrom<v1::Answer> for Answer {
             }
             A::WhoAmI(identities) => Answer::WhoAmI(every(identities.identities)),
             A::Synced(v1::Empty {}) => Answer::Synced,
+            A::Queried(queried) => Answer::Queried(self::answer(Some(queried), "Answer.queried")?),
         })
     }
 }
@@ -677,6 +775,7 @@ impl From<EventKind> for v1::EventKind {
             EventKind::DataChanged => Self::DataChanged,
             EventKind::ChildrenChanged => Self::ChildrenChanged,
             EventKind::AclChanged => Self::AclChanged,
+            EventKind::Emitted => Self::Emitted,
         }
     }
 }
@@ -689,6 +788,7 @@ impl From<v1::EventKind> for EventKind {
             v1::EventKind::DataChanged => Self::DataChanged,
             v1::EventKind::ChildrenChanged => Self::ChildrenChanged,
             v1::EventKind::AclChanged => Self::AclChanged,
+            v1::EventKind::Emitted => Self::Emitted,
         }
     }
 }

@@ -8,12 +8,14 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use prost::Message;
 use quorate_model::{
-    Acl, Answer, ChildEntry, Code, Compare, Create, CreateMode, Event, EventKind, Identity, ListChildren, Permissions,
-    Read, Refusal, Reply, SessionId, Stat, Step, StepReply, WatchKind, WatchMode, Write, Xid, Zxid,
+    Acks, Acl, Answer, Call, CallAnswer, ChildEntry, Code, Compare, Create, CreateMode, Event, EventKind, Failure,
+    Identity, ListChildren, Notice, Permissions, Query, Read, Refusal, Reply, SessionId, Stat, Step, StepReply,
+    WatchKind, WatchMode, Write, Xid, Zxid,
 };
 use quorate_proto::{
     convert::{
-        Body, Malformed, Op, Order, Refused, Replied, Told, decode_event, decode_request, encode_event, encode_request,
+        Body, Completed, Malformed, Op, Order, Refused, Replied, Told, decode_completion, decode_event, decode_request,
+        encode_completion, encode_event, encode_request,
     },
     v1,
 };
@@ -101,6 +103,14 @@ fn writes() -> Vec<Write> {
         Write::CloseSession,
         // Came later; what was frozen before stays as it is.
         Write::Multi(vec![Step::RaiseCounter { path: "/a".into(), created: 7 }]),
+        Write::Call(Call {
+            instance: "lock".into(),
+            method: "acquire".into(),
+            args: Bytes::from_static(b"k"),
+            acks: acks(),
+        }),
+        Write::Cancel { seq: 300 },
+        Write::Acknowledge(acks()),
     ]
 }
 
@@ -126,6 +136,7 @@ fn reads() -> Vec<Read> {
         Read::Multi(vec![Read::Get("/a".into()), Read::WhoAmI]),
         Read::WhoAmI,
         Read::Sync,
+        Read::Query(Query { instance: "lock".into(), method: "holder".into(), args: Bytes::from_static(b"k") }),
     ]
 }
 
@@ -148,6 +159,12 @@ fn replies() -> Vec<Reply> {
         Reply::Txn { succeeded: false, steps: vec![] },
         Reply::DeletedTree { deleted: 9, more: true },
         Reply::Closed,
+        Reply::Called(Ok(Bytes::from_static(b"r"))),
+        Reply::Called(failed()),
+        Reply::Parked,
+        Reply::Cancelled { answer: None },
+        Reply::Cancelled { answer: Some((Zxid(7), failed())) },
+        Reply::Acknowledged,
     ]
 }
 
@@ -175,7 +192,17 @@ fn answers() -> Vec<Answer> {
         Answer::Multi(vec![Ok(Answer::Synced), Err(Code::NoNode.into())]),
         Answer::WhoAmI(vec![Identity::new("world", "anyone")]),
         Answer::Synced,
+        Answer::Queried(Ok(Bytes::new())),
+        Answer::Queried(failed()),
     ]
+}
+
+fn acks() -> Acks {
+    Acks { calls: vec![1, 300], notices: (Zxid(9), 2) }
+}
+
+fn failed() -> CallAnswer {
+    Err(Failure { code: Code::NotOwner, detail: "not yours".into() })
 }
 
 fn tolds() -> Vec<Told> {
@@ -196,6 +223,7 @@ fn tolds() -> Vec<Told> {
         Told::Resync(Zxid(22)),
         Told::Ended(Code::NoAuth),
         Told::Progress(Zxid(23)),
+        Told::Changed { event: event(EventKind::Emitted), value: Some((some("p"), stat())) },
     ]
 }
 
@@ -243,6 +271,7 @@ fn golden() -> Vec<(&'static str, String)> {
     }
     lines.extend(frames());
     lines.extend(cluster());
+    lines.extend(recipes());
     lines
 }
 
@@ -284,6 +313,15 @@ fn frames() -> Vec<(&'static str, String)> {
         events: vec![v1::WatchEvent { watch: 1, event: None }],
         pong: 3,
         goodbye: Some(goodbye),
+        ..v1::ServerFrame::default()
+    };
+    let told = v1::ServerFrame {
+        completions: vec![encode_completion(completed())],
+        notices: vec![
+            Notice { zxid: Zxid(5), index: 1, instance: "i".into(), payload: some("n") }.into(),
+            Notice { zxid: Zxid(6), index: 0, instance: "i".into(), payload: None }.into(),
+        ],
+        ..v1::ServerFrame::default()
     };
     vec![
         ("Hello/open", hex(&hello(v1::hello::Kind::Open(open)))),
@@ -291,6 +329,59 @@ fn frames() -> Vec<(&'static str, String)> {
         ("Hello/sessionless", hex(&hello(v1::hello::Kind::Sessionless(true)))),
         ("ClientFrame", hex(&client)),
         ("ServerFrame", hex(&server)),
+        ("ServerFrame", hex(&told)),
+    ]
+}
+
+fn completed() -> Completed {
+    Completed { seq: 4, zxid: Zxid(5), answer: Ok(Bytes::from_static(b"yours")) }
+}
+
+fn recipes() -> Vec<(&'static str, String)> {
+    let bytes = Bytes::from_static;
+    let method = v1::Method { name: "acquire".into(), read_only: true, may_park: true, doc: "d".into() };
+    let plugin = v1::Plugin {
+        id: "i".into(),
+        author_hash: "a".into(),
+        name: "lock".into(),
+        version: "1".into(),
+        state_version: 2,
+        min_state_version: 1,
+        methods: vec![method],
+        bytes: 9,
+    };
+    let instance = v1::Instance {
+        name: "lock".into(),
+        root: "/r".into(),
+        plugin: "i".into(),
+        previous: "p".into(),
+        status: "active".into(),
+        state_version: 2,
+        parked: 3,
+        timers: 4,
+        pending: 5,
+        faults: 6,
+        last_fault: "Trapped".into(),
+    };
+    let activate =
+        v1::ActivateRequest { instance: "n".into(), plugin: "i".into(), like: "l".into(), config: bytes(b"c") };
+    let listed = v1::ListRecipesReply {
+        instances: vec![instance.clone()],
+        plugins: vec![plugin.clone()],
+        zxid: 7,
+        epoch: 1,
+        standard_pending: false,
+    };
+    vec![
+        ("InstallRequest", hex(&v1::InstallRequest { component: bytes(b"w"), ..Default::default() })),
+        ("InstallRequest/signed", hex(&v1::InstallRequest { component: bytes(b"w"), signature: bytes(b"s") })),
+        ("InstallReply", hex(&v1::InstallReply { plugin: Some(plugin) })),
+        ("PluginRequest", hex(&v1::PluginRequest { plugin: "i".into() })),
+        ("ActivateRequest", hex(&activate)),
+        ("InstanceRequest", hex(&v1::InstanceRequest { instance: "n".into() })),
+        ("InstanceReply", hex(&v1::InstanceReply { instance: Some(instance) })),
+        ("ListRecipesRequest", hex(&v1::ListRecipesRequest { instance: "n".into() })),
+        ("ListRecipesReply", hex(&listed)),
     ]
 }
 
@@ -347,6 +438,8 @@ fn cluster() -> Vec<(&'static str, String)> {
         ("CloseSessionReply", hex(&v1::CloseSessionReply { zxid: 1 })),
         ("SaveSnapshotRequest", hex(&v1::SaveSnapshotRequest {})),
         ("SnapshotChunk", hex(&chunk)),
+        ("RecordRequest", hex(&v1::RecordRequest {})),
+        ("RecordingChunk", hex(&v1::RecordingChunk { data: Bytes::from_static(b"x"), offset: 1, total: 2 })),
         ("Frame", hex(&v1::Frame { kind: 1, data: Bytes::from_static(b"f") })),
     ]
 }
@@ -380,6 +473,7 @@ fn frozen_bytes_decode_to_the_same_message() {
             "ServerFrame" => hex(&v1::ServerFrame::decode(bytes).expect(line)),
             "StatusReply" => hex(&v1::StatusReply::decode(bytes).expect(line)),
             "SnapshotChunk" => hex(&v1::SnapshotChunk::decode(bytes).expect(line)),
+            "RecordingChunk" => hex(&v1::RecordingChunk::decode(bytes).expect(line)),
             _ => continue, // administration: its bytes are frozen above, and nothing converts them
         };
         assert_eq!(again, text, "{name}");
@@ -408,6 +502,17 @@ fn every_reply_comes_back() {
         let replied = Replied { xid: Xid(1), zxid: Zxid(2), result };
         assert_eq!(Replied::try_from(v1::Reply::from(replied.clone())), Ok(replied));
     }
+}
+
+#[test]
+fn every_completion_comes_back() {
+    for answer in [completed().answer, failed()] {
+        let completed = Completed { answer, ..completed() };
+        assert_eq!(decode_completion(encode_completion(completed.clone())), Ok(completed));
+    }
+    let notice = Notice { zxid: Zxid(5), index: 1, instance: "i".into(), payload: None };
+    assert_eq!(Notice::from(v1::Notice::from(notice.clone())), notice);
+    assert_eq!(decode_completion(v1::Completion::default()).expect_err("no answer").field, "Completion.answer");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use quorate_model::{Acl, Create, Read, SessionId, Write, Zxid};
 use quorate_tree::{
     Body, Caller, Command, Origin, Stamp, State, Subject,
     command::{OpenSession, zxid_of},
+    recipe::NoRecipes,
     snapshot,
 };
 
@@ -29,7 +30,7 @@ impl Bench {
     fn new(batch: u64) -> Self {
         let mut state = State::new();
         let open = OpenSession { nonce: 1, secret_hash: [0; 32], timeout_ms: 10_000, origin: Origin::default() };
-        state.apply(Zxid(1), 1, &Command { stamp: Stamp::default(), body: Body::Open(open) });
+        state.apply(Zxid(1), 1, &Command { stamp: Stamp::default(), body: Body::Open(open) }, &NoRecipes);
         Self { state, session: SessionId(1), seq: 0, batch }
     }
 
@@ -55,7 +56,7 @@ impl Bench {
             let mut view = (self.batch > 0).then(|| self.state.view());
             for command in &round {
                 let zxid = zxid_of(0, self.state.last_zxid().0 + 1);
-                black_box(self.state.apply(zxid, 1, command));
+                black_box(self.state.apply(zxid, 1, command, &NoRecipes));
                 if self.batch > 0 && zxid.0.is_multiple_of(self.batch) {
                     view = Some(self.state.view());
                 }

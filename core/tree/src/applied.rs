@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_model::{Acl, Code, EventKind, Identity, Refusal, Reply, SessionId, Stat, Zxid};
+use quorate_model::{
+    Acl, CallAnswer, Code, EventKind, Failure, Identity, Notice, Refusal, Reply, SessionId, Stat, Zxid,
+};
 
 use smallvec::SmallVec;
 
@@ -31,6 +33,8 @@ pub struct Change {
     pub acl: Arc<[Acl]>,
     /// The parent's ACL in force, by which `ChildrenChanged` is filtered; `None` where no parent is told.
     pub parent_acl: Option<Arc<[Acl]>>,
+    /// Of [`EventKind::Emitted`] what was told; `None` for all others.
+    pub payload: Option<Bytes>,
 }
 
 /// How a session's numbered write was answered.
@@ -77,6 +81,8 @@ pub enum OriginReply {
     Done,
     /// Refused: `SessionExpired` (no such session), `AuthFailed` (wrong secret), `BadArguments`.
     Refused(Code),
+    /// A recipe, or what is done with one, was refused.
+    Failed(Failure),
 }
 
 /// What became of sessions, for every node.
@@ -118,6 +124,10 @@ pub struct Applied {
     pub changes: Changes,
     /// What became of sessions.
     pub sessions: Vec<SessionNews>,
+    /// Answers of parked calls: session, number of its write, entry, answer.
+    pub completions: Vec<(SessionId, u64, Zxid, CallAnswer)>,
+    /// What recipes tell single sessions.
+    pub notices: Vec<(SessionId, Notice)>,
 }
 
 /// Who is asking, for reads and for the filter of watches.

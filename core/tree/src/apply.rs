@@ -4,15 +4,17 @@
 //! whatever decodes can be applied; a refusal is a result and counts as applied. What cannot happen (an entry out of
 //! order) stops the node by panic, because going on would be guessing.
 //!
-//! Stop 8 on the way of a write. Absent: clocks, logging, I/O; who hears of the result (`applied.rs` says it, the server
-//! delivers it).
+//! Stop 8 on the way of a write. Absent: clocks, logging, I/O; who hears of the result (`applied.rs` says it, the
+//! server delivers it).
 
-use quorate_model::{Code, Identity, Reply, SessionId, Write, Zxid, limits};
+use quorate_model::{Code, Identity, Refusal, Reply, SessionId, Write, Zxid, limits};
 
 use crate::{
     applied::{Applied, OriginReply, SessionNews, Verdict},
+    calls::Turn,
     command::{Attach, Body, Caller, Command, OpenSession, Origin},
     edit::{Context, Edit},
+    recipe::{CloseReason, Recipes},
     session::{Admission, Session},
     state::State,
 };
@@ -23,14 +25,15 @@ impl State {
     /// Before:  `zxid` is greater than the last one (asserted); `term` is that of the entry.
     /// After:   `last_zxid` is `zxid`; `wall_ms` and `tick_ms` are at least the stamp's; `invariants()` hold.
     /// Errors:  none; refusals are in the result.
-    pub fn apply(&mut self, zxid: Zxid, term: u64, command: &Command) -> Applied {
+    pub fn apply(&mut self, zxid: Zxid, term: u64, command: &Command, recipes: &dyn Recipes) -> Applied {
         self.advance(zxid);
         self.meta.wall_ms = self.meta.wall_ms.max(command.stamp.wall_ms);
         self.meta.tick_ms = self.meta.tick_ms.max(command.stamp.tick_ms);
         let mut applied = Applied { zxid, ..Applied::default() };
+        let mut turn = Turn::new(recipes, command.stamp.seed);
         match &command.body {
             Body::Write { caller, write } => {
-                let verdict = self.write(caller, write, &mut applied);
+                let verdict = self.write(caller, write, &mut turn, &mut applied);
                 applied.reply = Some((caller.session, caller.seq, verdict));
             }
             Body::Open(open) => self.open(open, &mut applied),
@@ -42,7 +45,7 @@ impl State {
                         self.sessions.get(*id).is_some_and(|session| session.generation == *generation)
                     };
                     let ending: Vec<SessionId> = sessions.iter().filter(same).map(|(id, _)| *id).collect();
-                    self.end(&ending, true, &mut applied);
+                    self.end(&ending, CloseReason::Expired, &mut turn, &mut applied);
                 }
             }
             Body::Kill { session, origin } => {
@@ -50,10 +53,10 @@ impl State {
                     Some(_) => OriginReply::Done,
                     None => OriginReply::Refused(Code::SessionExpired),
                 };
-                self.end(&[*session], true, &mut applied);
+                self.end(&[*session], CloseReason::Expired, &mut turn, &mut applied);
                 answer(&mut applied, *origin, reply);
             }
-            Body::Reap(paths) => self.edit(SessionId(0), &[], &mut applied, |edit| {
+            Body::Reap(paths) => self.edit_as_server(&mut turn, |edit| {
                 paths.iter().for_each(|path| edit.reap(path));
             }),
             Body::Tick => {}
@@ -70,45 +73,82 @@ impl State {
                     self.meta.zxid_base = self.meta.zxid_base.max(*zxid_base);
                 }
             }
+            Body::Wake => self.wake(&mut turn, &mut applied),
+            Body::Recipe { order, origin } => {
+                let reply = match self.recipe_order(order, &mut turn, &mut applied) {
+                    Ok(()) => OriginReply::Done,
+                    Err(failure) => OriginReply::Failed(failure),
+                };
+                answer(&mut applied, *origin, reply);
+            }
+        }
+        applied.changes.reserve_exact(turn.changes.len());
+        for (change, term) in turn.changes {
+            self.history.push(change.clone(), term);
+            applied.changes.push(change);
         }
         applied
     }
 
-    fn write(&mut self, caller: &Caller, write: &Write, applied: &mut Applied) -> Verdict {
+    fn write(&mut self, caller: &Caller, write: &Write, turn: &mut Turn<'_>, applied: &mut Applied) -> Verdict {
         match self.sessions.admit(caller.session, caller.generation, caller.seq) {
+            // A call that was put off has its place outside the recorded answers (rules.md 18).
+            Admission::Answer(Verdict::Ignored(Code::Stale))
+                if self.book.ticket_of(caller.session, caller.seq).is_some() =>
+            {
+                return Verdict::Answered { zxid: self.meta.last_zxid, result: Ok(Reply::Parked) };
+            }
             Admission::Answer(verdict) => return verdict,
             Admission::Run => {}
         }
         let zxid = self.meta.last_zxid;
-        if let Write::CloseSession = write {
-            self.end(&[caller.session], false, applied);
-            return Verdict::Answered { zxid, result: Ok(Reply::Closed) };
-        }
-        let result = self.edit(caller.session, &caller.identities, applied, |edit| edit.write(write));
+        let result = match write {
+            Write::CloseSession => {
+                self.end(&[caller.session], CloseReason::Closed, turn, applied);
+                return Verdict::Answered { zxid, result: Ok(Reply::Closed) };
+            }
+            Write::Call(call) => self.call(caller, call, turn, applied).map_err(Refusal::from),
+            Write::Cancel { seq } => self.cancel(caller.session, *seq, turn, applied).map_err(Refusal::from),
+            Write::Acknowledge(acks) => {
+                self.acknowledge(caller.session, acks);
+                Ok(Reply::Acknowledged)
+            }
+            write => self.edit(caller.session, &caller.identities, turn, |edit| edit.write(write)),
+        };
         self.sessions.record(caller.session, caller.acked, zxid, &result);
         Verdict::Answered { zxid, result }
     }
 
-    /// Changes the tree and hands the changes to the history and to `applied`. Called at most once per entry, since it
-    /// numbers them from 0.
+    /// Changes the tree on behalf of a session. A refused multi takes back all changes of the entry, so nothing
+    /// precedes it.
     fn edit<T>(
         &mut self,
         session: SessionId,
         identities: &[Identity],
-        applied: &mut Applied,
+        turn: &mut Turn<'_>,
         change: impl FnOnce(&mut Edit<'_>) -> T,
     ) -> T {
         let meta = &self.meta;
-        let context =
-            Context { zxid: meta.last_zxid, wall_ms: meta.wall_ms, tick_ms: meta.tick_ms, session, identities };
+        let context = Context {
+            zxid: meta.last_zxid,
+            wall_ms: meta.wall_ms,
+            tick_ms: meta.tick_ms,
+            session,
+            identities,
+            server: false,
+        };
         let mut edit = Edit::new(&mut self.tree, context);
         let result = change(&mut edit);
-        let changes = edit.changes;
-        applied.changes.reserve_exact(changes.len());
-        for (change, term) in changes {
-            self.history.push(change.clone(), term);
-            applied.changes.push(change);
-        }
+        turn.changes = edit.changes;
+        result
+    }
+
+    /// Changes the tree as the server does, behind what the entry did before.
+    pub(crate) fn edit_as_server<T>(&mut self, turn: &mut Turn<'_>, change: impl FnOnce(&mut Edit<'_>) -> T) -> T {
+        let context = Context::of_server(self.meta.last_zxid, self.meta.wall_ms, self.meta.tick_ms);
+        let mut edit = Edit::resume(&mut self.tree, context, std::mem::take(&mut turn.changes), None);
+        let result = change(&mut edit);
+        turn.changes = edit.changes;
         result
     }
 
@@ -128,6 +168,7 @@ impl State {
                     generation: 1,
                     timeout_ms: open.timeout_ms,
                     node: open.origin.node,
+                    ticket: 0,
                     last_seq: 0,
                     acked: 0,
                     nonce: open.nonce,
@@ -144,25 +185,24 @@ impl State {
         answer(applied, open.origin, reply);
     }
 
+    /// Attaches a session, or repeats the answer of the attach that did: a node proposes it again when it may have been
+    /// lost, and another generation would take the session from the connection that just got it.
     fn attach(&mut self, attach: &Attach, applied: &mut Applied) {
         let id = attach.session;
         let reply = match self.sessions.get(id) {
             None => OriginReply::Refused(Code::SessionExpired),
             Some(session) if session.secret_hash != attach.secret_hash => OriginReply::Refused(Code::AuthFailed),
+            Some(session) if Some(attach.origin) == session.attached_by() => attached(id, session),
             Some(_) => {
                 self.sessions.update(id, |session| {
                     session.generation = session.generation.wrapping_add(1);
                     session.node = attach.origin.node;
+                    session.ticket = attach.origin.ticket;
                 });
                 match self.sessions.get(id) {
                     Some(session) => {
                         applied.sessions.push(news(id, session));
-                        OriginReply::Attached {
-                            session: id,
-                            generation: session.generation,
-                            timeout_ms: session.timeout_ms,
-                            last_seq: session.last_seq,
-                        }
+                        attached(id, session)
                     }
                     None => OriginReply::Refused(Code::SessionExpired),
                 }
@@ -171,16 +211,21 @@ impl State {
         answer(applied, attach.origin, reply);
     }
 
-    /// Ends those of these sessions that are open: their ephemerals go in the same entry (rules.md 15).
-    fn end(&mut self, sessions: &[SessionId], expired: bool, applied: &mut Applied) {
-        for &session in sessions {
+    /// Ends those of these sessions that are open: their ephemerals and parked calls go in the same entry (rules.md
+    /// 15); then the recipes hear of it, as far as the entry's fuel goes.
+    fn end(&mut self, sessions: &[SessionId], why: CloseReason, turn: &mut Turn<'_>, applied: &mut Applied) {
+        let mut open = sessions.to_vec();
+        open.retain(|session| self.sessions.get(*session).is_some());
+        let told = self.forget_calls(&open, why);
+        for &session in &open {
             if self.sessions.remove(session) {
-                applied.sessions.push(SessionNews::Ended { session, expired });
+                applied.sessions.push(SessionNews::Ended { session, expired: why == CloseReason::Expired });
             }
         }
-        self.edit(SessionId(0), &[], applied, |edit| {
-            sessions.iter().for_each(|&session| edit.remove_ephemerals(session));
-        });
+        self.edit_as_server(turn, |edit| sessions.iter().for_each(|&session| edit.remove_ephemerals(session)));
+        for instance in told {
+            self.run_pending(&instance, turn, applied);
+        }
     }
 }
 
@@ -190,6 +235,15 @@ fn answer(applied: &mut Applied, origin: Origin, reply: OriginReply) {
 
 fn opened(session: SessionId, found: &Session) -> OriginReply {
     OriginReply::Opened {
+        session,
+        generation: found.generation,
+        timeout_ms: found.timeout_ms,
+        last_seq: found.last_seq,
+    }
+}
+
+fn attached(session: SessionId, found: &Session) -> OriginReply {
+    OriginReply::Attached {
         session,
         generation: found.generation,
         timeout_ms: found.timeout_ms,

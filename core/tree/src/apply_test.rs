@@ -12,6 +12,7 @@ use crate::{
     Applied, Body, Caller, Change, Command, Digest, History, Origin, OriginReply, SessionNews, Stamp, State, Subject,
     Verdict,
     command::{Attach, OpenSession},
+    recipe::NoRecipes,
 };
 
 pub(crate) struct Bench {
@@ -30,7 +31,7 @@ impl Bench {
 
     pub(crate) fn apply(&mut self, body: Body) -> Applied {
         let zxid = self.state.last_zxid().next();
-        let applied = self.state.apply(zxid, self.term, &Command { stamp: self.stamp, body });
+        let applied = self.state.apply(zxid, self.term, &Command { stamp: self.stamp, body }, &NoRecipes);
         self.state.invariants().unwrap();
         applied
     }
@@ -366,6 +367,9 @@ fn rules_12_open_and_attach() {
     assert_eq!(applied.sessions, [SessionNews::Attached { session, generation: 2, timeout_ms: 10_000, node }]);
     assert_eq!(bench.send(before, delete("/a")).reply.unwrap().2, Verdict::Ignored(Code::SessionMoved));
     assert_eq!(bench.state.session(session).unwrap().node, node);
+    // The same attach proposed again: the same answer, and nobody is moved.
+    let again = bench.apply(attach(session, 7));
+    assert_eq!((again.origins, again.sessions), (applied.origins, vec![]));
     assert!(!format!("{:?}", bench.state.session(session)).contains('7'), "no secret is shown");
 }
 

@@ -10,9 +10,11 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quorate_model::{Identity, NodeId, SessionId, Write, Zxid, limits};
+use quorate_model::{Identity, NodeId, PluginId, SessionId, Write, Zxid, limits};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::recipe::Descriptor;
 
 /// Version of the encoding; raised with the feature level, never silently.
 pub const COMMAND_VERSION: u8 = 1;
@@ -125,6 +127,76 @@ pub enum Body {
         cluster: u128,
         /// Added to every log index; 0 at first.
         zxid_base: u64,
+    },
+    /// Runs what is due by now: hooks that wait, timers, deadlines of parked calls. Whatever is not due does nothing.
+    Wake,
+    /// Something is done to recipes; answered through `origin`.
+    Recipe {
+        /// What.
+        order: RecipeOrder,
+        /// Who waits.
+        origin: Origin,
+    },
+}
+
+/// What can be done to recipes, by operators and at the cluster's birth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecipeOrder {
+    /// One piece of a component's bytes; the last one installs it.
+    PutPlugin {
+        /// The hash of all of them.
+        plugin: PluginId,
+        /// SHA-256 of what its author gave.
+        author: [u8; 32],
+        /// What it says of itself; the same with every piece.
+        descriptor: Descriptor,
+        /// Where this piece belongs; 0 begins anew.
+        offset: u64,
+        /// Bytes of all pieces.
+        total: u64,
+        /// At most [`limits::PLUGIN_CHUNK_MAX_BYTES`].
+        bytes: Bytes,
+    },
+    /// Forgets a component.
+    RemovePlugin {
+        /// Which.
+        plugin: PluginId,
+    },
+    /// Makes an instance, or gives it another component.
+    Activate {
+        /// Its name.
+        instance: String,
+        /// The component.
+        plugin: PluginId,
+        /// For a new instance; of one that is there it stays.
+        config: Bytes,
+        /// Whether one that is there is refused.
+        new: bool,
+    },
+    /// Refuses calls from now on.
+    Suspend {
+        /// Which instance.
+        instance: String,
+    },
+    /// Goes on.
+    Resume {
+        /// Which instance.
+        instance: String,
+    },
+    /// Takes the component away.
+    Deactivate {
+        /// Which instance.
+        instance: String,
+    },
+    /// Removes an instance with all that is its own.
+    Remove {
+        /// Which.
+        instance: String,
+    },
+    /// The log may hold what this engine epoch runs (rules.md 25); proposed when all members can.
+    SetEpoch {
+        /// The new one.
+        epoch: u32,
     },
 }
 
@@ -288,7 +360,16 @@ pub fn stamp(bytes: &mut BytesMut, stamp: Stamp) {
 ///
 /// Errors: a sentence that names the thing, its size and the limit.
 pub fn check_limits(body: &Body) -> Result<(), String> {
-    let Body::Write { caller, write } = body else { return Ok(()) };
+    let (caller, write) = match body {
+        Body::Write { caller, write } => (caller, write),
+        Body::Recipe { order: RecipeOrder::PutPlugin { bytes, .. }, .. } => {
+            return match bytes.len() {
+                0..=limits::PLUGIN_CHUNK_MAX_BYTES => Ok(()),
+                size => Err(format!("piece of a component: {size} bytes, limit {}", limits::PLUGIN_CHUNK_MAX_BYTES)),
+            };
+        }
+        _ => return Ok(()),
+    };
     let identities = caller.identities.len();
     if identities > limits::IDENTITIES_MAX {
         return Err(format!("too many identities: {identities}, limit {}", limits::IDENTITIES_MAX));

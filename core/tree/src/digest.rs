@@ -40,7 +40,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Room for the longest term (a change: 130 bytes); variable parts enter as their own hash.
+/// Room for the longest term (a change with a payload: 146 bytes); variable parts enter as their own hash.
 const TERM_BYTES: usize = 160;
 
 /// Collects the fields of one term on the stack.

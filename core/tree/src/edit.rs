@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_model::{
     Acl, Code, Compare, Create, CreateMode, EventKind, Identity, Permissions, Refusal, Reply, SessionId, Stat, Step,
     StepReply, Write, Zxid, limits, path,
@@ -19,6 +20,7 @@ use smallvec::SmallVec;
 use crate::{
     acl::{self, AclList},
     applied::Change,
+    book::RECIPES_ROOT,
     digest::Digest,
     history,
     tree::Tree,
@@ -33,17 +35,29 @@ pub(crate) struct Context<'a> {
     pub(crate) tick_ms: u64,
     pub(crate) session: SessionId,
     pub(crate) identities: &'a [Identity],
+    /// The server's own change, or a recipe's: no ACL is asked, and instances' subtrees are open to it.
+    pub(crate) server: bool,
 }
 
+impl Context<'static> {
+    /// Of a change that no client asked for.
+    pub(crate) fn of_server(zxid: Zxid, wall_ms: u64, tick_ms: u64) -> Self {
+        Self { zxid, wall_ms, tick_ms, session: SessionId(0), identities: &[], server: true }
+    }
+}
+
+/// What an entry did so far, each with its term of the digest.
+pub(crate) type Changed = SmallVec<[(Arc<Change>, Digest); 1]>;
+
 /// A path and what was there.
-type Replaced = (Arc<str>, Option<Arc<Znode>>);
+pub(crate) type Replaced = (Arc<str>, Option<Arc<Znode>>);
 
 /// A tree under change.
 pub(crate) struct Edit<'a> {
     tree: &'a mut Tree,
     context: Context<'a>,
     /// What was done so far, each with its term of the digest.
-    pub(crate) changes: SmallVec<[(Arc<Change>, Digest); 1]>,
+    pub(crate) changes: Changed,
     /// What was replaced so far; kept only where a later step may be refused.
     undo: Option<Vec<Replaced>>,
 }
@@ -78,6 +92,21 @@ impl<'a> Edit<'a> {
         Self { tree, context, changes: SmallVec::new(), undo: None }
     }
 
+    /// Goes on with an entry's changes; `undo`: what a recipe's run replaced so far, to be kept on.
+    pub(crate) fn resume(
+        tree: &'a mut Tree,
+        context: Context<'a>,
+        changes: Changed,
+        undo: Option<Vec<Replaced>>,
+    ) -> Self {
+        Self { tree, context, changes, undo }
+    }
+
+    /// What [`Edit::resume`] goes on from.
+    pub(crate) fn pause(self) -> (Changed, Vec<Replaced>) {
+        (self.changes, self.undo.unwrap_or_default())
+    }
+
     /// Does one write of a session, all of it or nothing.
     pub(crate) fn write(&mut self, write: &Write) -> Result<Reply, Refusal> {
         match write {
@@ -96,12 +125,22 @@ impl<'a> Edit<'a> {
                 Ok(Reply::Txn { succeeded, steps })
             }
             Write::DeleteTree { path, limit } => Ok(self.delete_tree(path, *limit)?),
-            // The session's end takes more than the tree; `apply.rs` does it.
-            Write::CloseSession => Ok(Reply::Closed),
+            // These take more than the tree; `apply.rs` does them.
+            Write::CloseSession | Write::Call(_) | Write::Cancel { .. } | Write::Acknowledge(_) => {
+                Err(Code::Unimplemented.into())
+            }
         }
     }
 
+    /// The subtrees of recipe instances change by their recipes alone (rules.md 20).
+    fn ordinary(&self, path: &str) -> Result<(), Code> {
+        if self.context.server || !path::is_under(path, RECIPES_ROOT) { Ok(()) } else { Err(Code::NoAuth) }
+    }
+
     fn require(&self, node: &Znode, wanted: Permissions) -> Result<(), Code> {
+        if self.context.server {
+            return Ok(());
+        }
         match acl::allows(&node.acl.entries, self.context.identities, wanted) {
             true => Ok(()),
             false => Err(Code::NoAuth),
@@ -149,6 +188,7 @@ impl<'a> Edit<'a> {
             stat: node.stat(),
             acl: Arc::clone(&acl.entries),
             parent_acl: parent_acl.map(|acl| Arc::clone(&acl.entries)),
+            payload: None,
         };
         let term = history::term(&change, acl.hash, parent_acl.map(|acl| acl.hash));
         self.changes.push((Arc::new(change), term));
@@ -174,6 +214,7 @@ impl<'a> Edit<'a> {
             true => format!("{}{:010}", create.path, parent.created as i32).into(),
             false => create.path.as_str().into(),
         };
+        self.ordinary(&path)?;
         valid(&path)?;
         if self.tree.get(&path).is_some() {
             return Err(Code::NodeExists);
@@ -182,10 +223,75 @@ impl<'a> Edit<'a> {
             return Err(Code::NoChildrenForEphemerals);
         }
         let data = create.data.as_deref();
+        let kind = kind_of(create.mode, self.context.session, self.context.tick_ms);
+        self.place(path, data, acl, kind, parent_path, parent_acl)
+    }
+
+    /// Creates one znode of a recipe, with the ACL of the instance's root.
+    ///
+    /// Errors: in this order: NoNode (parent), BadArguments (path), NodeExists, NoChildrenForEphemerals, QuotaExceeded.
+    pub(crate) fn create_for_recipe(
+        &mut self,
+        path: &str,
+        sequential: bool,
+        data: &[u8],
+        kind: Kind,
+        root: &str,
+    ) -> Result<(Arc<str>, Stat), Code> {
+        let parent_path = parent_by_slash(path)?;
+        let parent = self.tree.get(parent_path).ok_or(Code::NoNode)?;
+        let (parent_acl, parent_kind) = (Arc::clone(&parent.acl), parent.kind);
+        let full: Arc<str> = match sequential {
+            true => format!("{path}{:010}", parent.created as i32).into(),
+            false => path.into(),
+        };
+        valid(&full)?;
+        if self.tree.get(&full).is_some() {
+            return Err(Code::NodeExists);
+        }
+        if matches!(parent_kind, Kind::Ephemeral(_)) {
+            return Err(Code::NoChildrenForEphemerals);
+        }
+        let acl = Arc::clone(&self.find(root)?.acl);
+        let (_, stat) = self.place(Arc::clone(&full), Some(data), acl, kind, parent_path, parent_acl)?;
+        Ok((full, stat))
+    }
+
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.tree.get(path).is_some()
+    }
+
+    /// Creates one persistent znode that everybody may read.
+    ///
+    /// Errors: as [`Edit::create_for_recipe`].
+    pub(crate) fn create_for_server(&mut self, path: &str, data: &[u8]) -> Result<(), Code> {
+        let parent_path = parent_by_slash(path)?;
+        let parent = self.tree.get(parent_path).ok_or(Code::NoNode)?;
+        let (parent_acl, parent_kind) = (Arc::clone(&parent.acl), parent.kind);
+        if self.has(path) {
+            return Err(Code::NodeExists);
+        }
+        if matches!(parent_kind, Kind::Ephemeral(_)) {
+            return Err(Code::NoChildrenForEphemerals);
+        }
+        let acl = self.tree.acls.intern(Acl::read_only());
+        self.place(path.into(), Some(data), acl, Kind::Persistent, parent_path, parent_acl).map(|_| ())
+    }
+
+    /// Puts a new znode into its place, after all other checks.
+    fn place(
+        &mut self,
+        path: Arc<str>,
+        data: Option<&[u8]>,
+        acl: Arc<AclList>,
+        kind: Kind,
+        parent_path: &str,
+        parent_acl: Arc<AclList>,
+    ) -> Result<(String, Stat), Code> {
         if self.tree.over_quota(&path, 1, data.map_or(0, |data| data.len() as i64)) {
             return Err(Code::QuotaExceeded);
         }
-        let Context { zxid, wall_ms, tick_ms, session, .. } = self.context;
+        let Context { zxid, wall_ms, .. } = self.context;
         let node = Arc::new(Znode {
             path: Arc::clone(&path),
             data: data.map(Arc::from),
@@ -199,7 +305,7 @@ impl<'a> Edit<'a> {
             version: 0,
             aversion: 0,
             created: 0,
-            kind: kind_of(create.mode, session, tick_ms),
+            kind,
             children: None,
             twin: None,
         });
@@ -217,7 +323,7 @@ impl<'a> Edit<'a> {
     ///
     /// Errors: in this order: BadArguments (special path), NoNode (parent), NoAuth (DELETE on the parent), NoNode,
     ///         BadVersion, NotEmpty.
-    fn delete(&mut self, path: &str, version: i32) -> Result<(), Code> {
+    pub(crate) fn delete(&mut self, path: &str, version: i32) -> Result<(), Code> {
         let node = self.deletable(path)?.ok_or(Code::NoNode)?;
         expect(version, node.version)?;
         if node.children.is_some() {
@@ -235,6 +341,7 @@ impl<'a> Edit<'a> {
         }
         let parent = self.tree.get(parent).ok_or(Code::NoNode)?;
         self.require(parent, Permissions::DELETE)?;
+        self.ordinary(path)?;
         Ok(self.tree.get(path).cloned())
     }
 
@@ -261,6 +368,35 @@ impl<'a> Edit<'a> {
         }
     }
 
+    /// Tells all who follow a recipe instance, under its root: there is no such znode.
+    ///
+    /// Before: the root is there.
+    pub(crate) fn emit(&mut self, root: &str, topic: &str, payload: Bytes) {
+        let Some(root) = self.tree.get(root) else { return };
+        let Context { zxid, wall_ms, .. } = self.context;
+        let stat = Stat {
+            czxid: zxid,
+            mzxid: zxid,
+            pzxid: zxid,
+            ctime: wall_ms,
+            mtime: wall_ms,
+            data_length: payload.len() as u32,
+            ..Stat::default()
+        };
+        let change = Change {
+            zxid,
+            index: self.changes.len() as u32,
+            kind: EventKind::Emitted,
+            path: format!("{}/events/{topic}", root.path).into(),
+            stat,
+            acl: Arc::clone(&root.acl.entries),
+            parent_acl: None,
+            payload: Some(payload),
+        };
+        let term = history::term(&change, root.acl.hash, None);
+        self.changes.push((Arc::new(change), term));
+    }
+
     /// Removes a container or TTL znode if it is due at this entry's tick.
     pub(crate) fn reap(&mut self, path: &str) {
         let Some(node) = self.tree.get(path).cloned() else { return };
@@ -272,13 +408,14 @@ impl<'a> Edit<'a> {
     /// Sets data.
     ///
     /// Errors: in this order: BadArguments (path), NoNode, NoAuth (WRITE), QuotaExceeded, BadVersion.
-    fn set(&mut self, path: &str, data: Option<&[u8]>, version: i32) -> Result<Stat, Code> {
+    pub(crate) fn set(&mut self, path: &str, data: Option<&[u8]>, version: i32) -> Result<Stat, Code> {
         let Some(node) = self.tree.get(path) else {
             // A path in the tree is valid, so only a missing one needs the check that comes first.
             valid(path)?;
             return Err(Code::NoNode);
         };
         self.require(node, Permissions::WRITE)?;
+        self.ordinary(path)?;
         if self.tree.over_quota(path, 0, data.map_or(0, |data| data.len() as i64) - node.data_len() as i64) {
             return Err(Code::QuotaExceeded);
         }
@@ -305,6 +442,7 @@ impl<'a> Edit<'a> {
         let acl = self.tree.acls.admit(acl, self.context.identities)?;
         let node = self.tree.get(path).ok_or(Code::NoNode)?;
         self.require(node, Permissions::ADMIN)?;
+        self.ordinary(path)?;
         expect(version, node.aversion)?;
         let before = Arc::clone(&node.acl);
         let next = self.update(path, |node| {
@@ -327,6 +465,7 @@ impl<'a> Edit<'a> {
         let going = self.tree.deepest_first(&top.path, limit as usize);
         let mut checked: Option<&str> = None;
         for path in &going {
+            self.ordinary(path)?;
             let parent = path::parent_of(path);
             if parent != checked {
                 checked = parent;
@@ -339,6 +478,16 @@ impl<'a> Edit<'a> {
             self.remove(&node);
         }
         Ok(Reply::DeletedTree { deleted: going.len() as u32, more: self.tree.get(path).is_some() })
+    }
+
+    /// Removes a whole subtree, without asking anyone and without a limit.
+    pub(crate) fn remove_tree(&mut self, path: &str) {
+        let Some(top) = self.tree.get(path).map(|node| Arc::clone(&node.path)) else { return };
+        for path in self.tree.deepest_first(&top, usize::MAX) {
+            if let Some(node) = self.tree.get(&path).cloned() {
+                self.remove(&node);
+            }
+        }
     }
 
     /// Whether all comparisons hold. One unreadable znode refuses them all, so that nothing is learned from the answer.
@@ -452,6 +601,7 @@ impl<'a> Edit<'a> {
         valid(path)?;
         let node = self.find(path)?;
         self.require(&node, Permissions::ADMIN)?;
+        self.ordinary(path)?;
         if created <= node.created {
             return Ok(node.stat());
         }

@@ -22,6 +22,7 @@ use quorate_model::{
 use crate::{
     Applied, Body, Caller, Command, Origin, OriginReply, SessionNews, Stamp, State, Subject, Verdict,
     command::{Attach, OpenSession},
+    recipe::NoRecipes,
     znode::Znode,
 };
 
@@ -77,7 +78,7 @@ impl Entry {
     /// Applies this entry, whichever kind it is.
     pub fn apply(&self, state: &mut State) -> Applied {
         match &self.command {
-            Some(command) => state.apply(self.zxid, self.term, command),
+            Some(command) => state.apply(self.zxid, self.term, command, &NoRecipes),
             None => {
                 state.skip(self.zxid);
                 Applied { zxid: self.zxid, ..Applied::default() }
@@ -207,7 +208,9 @@ impl Generator {
             match change.kind {
                 EventKind::Created => self.paths.insert(Arc::clone(&change.path)),
                 EventKind::Deleted => self.paths.remove(&change.path),
-                EventKind::DataChanged | EventKind::ChildrenChanged | EventKind::AclChanged => false,
+                EventKind::DataChanged | EventKind::ChildrenChanged | EventKind::AclChanged | EventKind::Emitted => {
+                    false
+                }
             };
             self.zxids.push(change.zxid);
         }
@@ -224,7 +227,7 @@ impl Generator {
                         known.generation = generation;
                     }
                 }
-                OriginReply::Done | OriginReply::Refused(_) => {}
+                OriginReply::Done | OriginReply::Refused(_) | OriginReply::Failed(_) => {}
             }
         }
         if let Some((session, seq, Verdict::Answered { .. })) = &applied.reply
@@ -316,7 +319,9 @@ impl Generator {
     fn attach(&mut self) -> Attach {
         let (session, known) = self.some_session();
         let secret = known.secret + u64::from(self.rng.chance(20));
-        Attach { session, secret_hash: secret_hash(secret), origin: self.origin() }
+        // Few tickets, so that repetitions occur.
+        let origin = Origin { ticket: self.rng.below(3) as u64, ..self.origin() };
+        Attach { session, secret_hash: secret_hash(secret), origin }
     }
 
     fn expiry(&mut self) -> Option<(SessionId, u32)> {

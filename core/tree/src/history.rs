@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_model::{EventKind, Zxid, limits};
 
 use crate::{
@@ -21,15 +22,18 @@ const CHANGE_BYTES: usize = 192;
 
 /// One change's part in the digest.
 pub(crate) fn term(change: &Change, acl_hash: u64, parent_acl_hash: Option<u64>) -> Digest {
-    Term::new(b'h')
+    let term = Term::new(b'h')
         .u64(change.zxid.0)
         .u32(change.index)
         .u32(kind_tag(change.kind).into())
         .hashed(change.path.as_bytes())
         .stat(&change.stat)
         .u64(acl_hash)
-        .u64(parent_acl_hash.unwrap_or_default())
-        .finish()
+        .u64(parent_acl_hash.unwrap_or_default());
+    match &change.payload {
+        None => term.finish(),
+        Some(payload) => term.hashed(payload).finish(),
+    }
 }
 
 /// The number of a kind in digest and snapshot.
@@ -40,6 +44,7 @@ pub(crate) fn kind_tag(kind: EventKind) -> u8 {
         EventKind::DataChanged => 2,
         EventKind::ChildrenChanged => 3,
         EventKind::AclChanged => 4,
+        EventKind::Emitted => 5,
     }
 }
 
@@ -174,5 +179,5 @@ fn recompute_term(change: &Change) -> Digest {
 }
 
 fn weight(change: &Change) -> usize {
-    CHANGE_BYTES + change.path.len()
+    CHANGE_BYTES + change.path.len() + change.payload.as_ref().map_or(0, Bytes::len)
 }

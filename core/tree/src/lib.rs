@@ -13,16 +13,17 @@
 //! | see what goes in and comes out | [`command`], [`applied`] |
 //! | know who may do what | [`acl`] |
 //! | know why nothing is done twice | `session.rs` |
+//! | follow a call of a recipe | `calls.rs`, then [`recipe::Scope`]; [`recipe::Recipes`] is the port to the engine |
 //! | know who is told of a change | [`watch`], [`History`] |
 //! | save, send or check a state | [`snapshot`], docs/snapshot-format.md |
 //!
 //! ```
 //! use quorate_model::{Answer, Code, Read};
-//! use quorate_tree::{Body, Command, Stamp, State, Subject, command::zxid_of};
+//! use quorate_tree::{Body, Command, Stamp, State, Subject, command::zxid_of, recipe::NoRecipes};
 //!
 //! let mut state = State::new();
 //! let birth = Command { stamp: Stamp::default(), body: Body::Init { cluster: 7, zxid_base: 0 } };
-//! state.apply(zxid_of(state.zxid_base(), 1), 1, &birth);
+//! state.apply(zxid_of(state.zxid_base(), 1), 1, &birth, &NoRecipes);
 //!
 //! let view = state.view();
 //! let missing = view.query(&Subject::default(), &Read::Get("/config".into()));
@@ -37,7 +38,8 @@
 //! 2. Every index (children, ephemerals, due znodes, quotas) and every count is what the znodes say.
 //! 3. A session holds exactly the answers `acked + 1 ..= last_seq`, within its bounds.
 //! 4. The history is in order, without gaps above its horizon, within its bounds.
-//! 5. The digest that was carried along is the digest recomputed from scratch.
+//! 5. Every index of recipes is what their records say; tickets belong to open sessions.
+//! 6. The digest that was carried along is the digest recomputed from scratch.
 //!
 //! Absent: I/O, clocks, randomness, threads, logging, floats, `std`'s hash maps, globals (`clippy.toml` bans them); raft,
 //! protocols and deadlines, which are the server's. The refusal of a write is a result like any other; an entry out of
@@ -48,6 +50,8 @@
 pub mod acl;
 pub mod applied;
 mod apply;
+mod book;
+mod calls;
 pub mod command;
 mod digest;
 mod edit;
@@ -58,6 +62,8 @@ mod history;
 pub mod mutants;
 mod query;
 mod quota;
+pub mod recipe;
+mod scope;
 mod session;
 pub mod snapshot;
 mod state;
@@ -66,7 +72,7 @@ pub mod watch;
 mod znode;
 
 pub use applied::{Applied, Change, Changes, OriginReply, SessionNews, Subject, Value, Verdict};
-pub use command::{Body, Caller, Command, Origin, Stamp};
+pub use command::{Body, Caller, Command, Origin, RecipeOrder, Stamp};
 pub use digest::Digest;
 pub use history::History;
 pub use query::View;

@@ -16,8 +16,10 @@ use quorate_model::{
 use crate::{
     acl,
     applied::{Subject, Value},
+    book::Book,
     history::History,
     quota,
+    session::Sessions,
     state::{State, StateStats},
     tree::Tree,
     znode::{Paths, Znode},
@@ -30,10 +32,14 @@ const PAGE_BYTES: usize = limits::DATA_MAX_BYTES;
 #[derive(Clone)]
 pub struct View {
     zxid: Zxid,
-    tree: Tree,
+    pub(crate) tree: Tree,
     history: History,
     stats: StateStats,
     no_children: Paths,
+    pub(crate) sessions: Sessions,
+    pub(crate) book: Book,
+    pub(crate) tick_ms: u64,
+    pub(crate) wall_ms: u64,
 }
 
 impl State {
@@ -59,6 +65,10 @@ impl View {
             history: state.history.clone(),
             stats: state.stats(),
             no_children: Paths::new(),
+            sessions: state.sessions.clone(),
+            book: state.book.clone(),
+            tick_ms: state.tick_ms(),
+            wall_ms: state.wall_ms(),
         }
     }
 
@@ -186,6 +196,8 @@ impl View {
             }
             Read::WhoAmI => Ok(Answer::WhoAmI(subject.identities.to_vec())),
             Read::Sync => Ok(Answer::Synced),
+            // It takes an engine: `View::ask`.
+            Read::Query(_) => Err(Code::Unimplemented),
             Read::Multi(_) => Err(Code::BadArguments),
         }
     }

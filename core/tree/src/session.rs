@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     applied::Verdict,
+    command::Origin,
     digest::{Digest, Term},
 };
 
@@ -84,6 +85,8 @@ pub struct Session {
     pub timeout_ms: u32,
     /// Where it is attached.
     pub node: NodeId,
+    /// Ticket of the attach that made this generation, by which its repetition is known; 0 before the first.
+    pub(crate) ticket: u64,
     /// Highest number of a write considered so far.
     pub last_seq: u64,
     /// Answers up to this number are no longer kept.
@@ -120,12 +123,17 @@ impl Session {
         (self.ring.len(), self.ring_bytes)
     }
 
+    /// Who asked for the attach that made this generation.
+    pub(crate) fn attached_by(&self) -> Option<Origin> {
+        (self.ticket != 0).then_some(Origin { node: self.node, ticket: self.ticket })
+    }
+
     fn record(&self, seq: u64) -> Option<&Recorded> {
         self.ring.get(usize::try_from(seq.checked_sub(self.acked)?.checked_sub(1)?).ok()?)
     }
 
     fn term(&self, id: SessionId) -> Digest {
-        Term::new(b's')
+        let term = Term::new(b's')
             .u64(id.0)
             .u32(self.generation)
             .u32(self.timeout_ms)
@@ -133,8 +141,9 @@ impl Session {
             .u64(self.last_seq)
             .u64(self.acked)
             .u128(self.nonce)
-            .hashed(&self.secret_hash)
-            .finish()
+            .hashed(&self.secret_hash);
+        // States of the first version of the snapshot know no tickets, and keep their digest.
+        if self.ticket == 0 { term.finish() } else { term.u64(self.ticket).finish() }
     }
 
     /// All terms of this session: its fields and its records.

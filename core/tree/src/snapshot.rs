@@ -19,8 +19,11 @@ use quorate_model::Zxid;
 use crate::{Digest, State};
 use block::{BlockReader, BlockWriter, Trailer};
 
-/// Version of the format; a reader refuses any other.
-pub const VERSION: u32 = 1;
+/// Newest version of the format: with what is replicated of recipes. A reader refuses what is newer.
+pub const VERSION: u32 = 2;
+
+/// First version of the format, which a state without recipes is still written in.
+pub const VERSION_FIRST: u32 = 1;
 
 /// Greatest length of the opaque `meta`, in bytes.
 pub const META_MAX_BYTES: usize = 1024 * 1024;
@@ -55,7 +58,7 @@ pub enum SnapshotError {
     #[error("not a snapshot: its first bytes are not those of the format")]
     Magic,
     /// It is of another version.
-    #[error("snapshot version {0} is not known, this build reads {VERSION}; use the build that wrote it")]
+    #[error("snapshot version {0} is not known, this build reads up to {VERSION}; use the build that wrote it")]
     Version(u32),
     /// A checksum or a length is wrong.
     #[error("snapshot block {0} is damaged: {1}; use another copy")]
@@ -85,9 +88,10 @@ pub fn write(state: &State, meta: &[u8], out: &mut dyn io::Write, pace: &mut dyn
         let text = format!("snapshot meta of {} bytes, limit {META_MAX_BYTES}", meta.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let mut blocks = BlockWriter::begin(out, pace)?;
+    let version = if content::needs_version_2(state) { VERSION } else { VERSION_FIRST };
+    let mut blocks = BlockWriter::begin(version, out, pace)?;
     blocks.sized(meta)?;
-    content::write(state, &mut blocks)?;
+    content::write(state, version, &mut blocks)?;
     let trailer = Trailer {
         zxid: state.last_zxid(),
         digest: state.digest(),

@@ -139,7 +139,7 @@ fn snapshot_content_that_is_no_state_is_refused() {
     let mut content = content_of(&bytes);
     let frame = |content: &[u8]| {
         let (mut out, mut pace) = (Vec::new(), |_| ());
-        let mut blocks = BlockWriter::begin(&mut out, &mut pace).unwrap();
+        let mut blocks = BlockWriter::begin(VERSION_FIRST, &mut out, &mut pace).unwrap();
         blocks.bytes(content).unwrap();
         let Info { zxid, digest, znodes, sessions, .. } = info;
         blocks.finish(Trailer { zxid, digest, znodes, sessions }).unwrap();

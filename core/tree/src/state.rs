@@ -1,7 +1,8 @@
 //! [`State`]: everything that is replicated, in one value.
 //!
 //! A clone is O(1) and shares structure with the original, which is how read views and snapshots are taken; whoever
-//! keeps one pays for the parts that change meanwhile, so views are published once per applied batch and old ones let go.
+//! keeps one pays for the parts that change meanwhile, so views are published once per applied batch and old ones let
+//! go.
 //!
 //! Writes enter by [`State::apply`] (`apply.rs`) alone, reads by [`State::view`] (`query.rs`). `zxid_base` moves in two
 //! places only: `Body::Init`, and [`State::rebase`] on a state that leaves its cluster.
@@ -10,10 +11,12 @@ use quorate_model::{SessionId, Zxid, limits};
 
 use crate::{
     applied::Verdict,
+    book::Book,
     digest::{Digest, Term},
     edit::{Context, Edit},
     history::History,
     query::View,
+    recipe::CloseReason,
     session::{Session, Sessions},
     tree::Tree,
 };
@@ -70,6 +73,7 @@ pub struct State {
     pub(crate) tree: Tree,
     pub(crate) sessions: Sessions,
     pub(crate) history: History,
+    pub(crate) book: Book,
 }
 
 impl Default for State {
@@ -89,7 +93,13 @@ impl State {
             tick_ms: 0,
             wall_ms: 0,
         };
-        Self { meta, tree: Tree::fresh(), sessions: Sessions::default(), history: History::new((Zxid(0), 0)) }
+        Self {
+            meta,
+            tree: Tree::fresh(),
+            sessions: Sessions::default(),
+            history: History::new((Zxid(0), 0)),
+            book: Book::default(),
+        }
     }
 
     /// Passes an entry without a command (blank, membership): only the last zxid moves.
@@ -140,17 +150,22 @@ impl State {
 
     /// The digest of all of it, kept up to date by every change.
     pub fn digest(&self) -> Digest {
-        self.sum(self.tree.digest(), self.sessions.digest(), self.history.digest())
+        self.sum([self.tree.digest(), self.sessions.digest(), self.history.digest(), self.book.digest()])
     }
 
     /// The same from scratch, in time proportional to the state.
     pub fn recompute_digest(&self) -> Digest {
-        self.sum(self.tree.recompute_digest(), self.sessions.recompute_digest(), self.history.recompute_digest())
+        self.sum([
+            self.tree.recompute_digest(),
+            self.sessions.recompute_digest(),
+            self.history.recompute_digest(),
+            self.book.recompute_digest(),
+        ])
     }
 
-    fn sum(&self, tree: Digest, sessions: Digest, history: Digest) -> Digest {
+    fn sum(&self, parts: [Digest; 4]) -> Digest {
         let mut digest = self.meta.term();
-        [tree, sessions, history].into_iter().for_each(|part| digest.add(part));
+        parts.into_iter().for_each(|part| digest.add(part));
         digest
     }
 
@@ -161,6 +176,13 @@ impl State {
         self.tree.invariants()?;
         self.sessions.invariants(self.meta.last_zxid)?;
         self.history.invariants(self.meta.last_zxid)?;
+        self.book.invariants()?;
+        if let Some(orphan) = self.book.owners().find(|owner| self.sessions.get(*owner).is_none()) {
+            return Err(format!("tickets or notices of session {orphan}, which is not open"));
+        }
+        if let Some((lost, _)) = self.book.instances().find(|(_, one)| self.tree.get(&one.core.root).is_none()) {
+            return Err(format!("instance {lost} has no root"));
+        }
         if let Some(orphan) = self.tree.owners().find(|owner| self.sessions.get(**owner).is_none()) {
             return Err(format!("ephemerals of session {orphan}, which is not open"));
         }
@@ -191,7 +213,8 @@ impl State {
         &self.history
     }
 
-    /// At most `limit` paths of container and TTL znodes that are due for removal, sorted. Reads an index, not the tree.
+    /// At most `limit` paths of container and TTL znodes that are due for removal, sorted. Reads an index, not the
+    /// tree.
     pub fn due(&self, limit: usize) -> Vec<String> {
         let mut due: Vec<_> = self.tree.due(self.meta.tick_ms).take(limit).map(|path| path.to_string()).collect();
         due.sort_unstable();
@@ -228,22 +251,19 @@ impl State {
     /// Makes this the first state of another cluster: a restored backup, or what is left after a forced recovery.
     ///
     /// After:   all sessions and their ephemerals are gone, so old clients are told Lost; the history is empty with its
-    ///          horizon at the new base, so old watches are told Resync; `last_zxid` = `zxid_base` = the greatest zxid
-    ///          seen + [`limits::ZXID_BASE_STEP`]. A log that starts anew at index 1 gives the next entry base + 1, one
-    ///          that goes on at index n gives base + n: either is above every zxid and fencing token ever given, also
-    ///          above those of entries that followed the backup, as long as they were fewer than the step.
+    ///          horizon at the new base, so old watches are told Resync; recipes have hooks waiting that tell them of
+    ///          it; `last_zxid` = `zxid_base` = the greatest zxid seen + [`limits::ZXID_BASE_STEP`]. A log that starts
+    ///          anew at index 1 gives the next entry base + 1, one that goes on at index n gives base + n: either is
+    ///          above every zxid and fencing token ever given, also above those of entries that followed the backup,
+    ///          as long as they were fewer than the step.
     pub fn rebase(&mut self, cluster: u128) {
         let base = self.meta.last_zxid.0.saturating_add(limits::ZXID_BASE_STEP);
         let meta = self.meta;
-        let context = Context {
-            zxid: Zxid(base),
-            wall_ms: meta.wall_ms,
-            tick_ms: meta.tick_ms,
-            session: SessionId(0),
-            identities: &[],
-        };
+        let sessions: Vec<SessionId> = self.sessions.iter().map(|(session, _)| session).collect();
+        self.forget_calls(&sessions, CloseReason::Expired);
+        let context = Context::of_server(Zxid(base), meta.wall_ms, meta.tick_ms);
         let mut edit = Edit::new(&mut self.tree, context);
-        for (session, _) in self.sessions.iter() {
+        for session in sessions {
             edit.remove_ephemerals(session);
         }
         self.sessions = Sessions::default();

@@ -142,6 +142,10 @@ impl Listener {
             (List::Recursive, EventKind::Created | EventKind::Deleted | EventKind::DataChanged) => true,
             (List::Data | List::Children, EventKind::AclChanged) => false,
             (List::Children, EventKind::Created | EventKind::DataChanged) => false,
+            // No znode's change: whoever follows the path, or what lies above it.
+            (List::Recursive, EventKind::Emitted) => true,
+            (List::Persistent, EventKind::Emitted) => depth == 0,
+            (List::Data | List::Children, EventKind::Emitted) => false,
             // Implied by the child's change, never a change of its own.
             (_, EventKind::ChildrenChanged) => false,
         }
@@ -415,7 +419,11 @@ impl WatchTable {
 pub fn told_path(change: &Change, kind: EventKind) -> &str {
     match kind {
         EventKind::ChildrenChanged => path::parent_of(&change.path).unwrap_or(&change.path),
-        EventKind::Created | EventKind::Deleted | EventKind::DataChanged | EventKind::AclChanged => &change.path,
+        EventKind::Created
+        | EventKind::Deleted
+        | EventKind::DataChanged
+        | EventKind::AclChanged
+        | EventKind::Emitted => &change.path,
     }
 }
 
@@ -443,6 +451,7 @@ mod tests {
             stat: Stat::default(),
             acl: acl(reader),
             parent_acl: matches!(kind, Created | Deleted).then(|| acl(parent_reader)),
+            payload: None,
         }
     }
 

@@ -108,6 +108,7 @@ fn generator_reaches_every_kind_of_result() {
                     OriginReply::Opened { .. } => "Opened".into(),
                     OriginReply::Attached { .. } => "Attached".into(),
                     OriginReply::Done => "Done".into(),
+                    OriginReply::Failed(failure) => failure.code.name().into(),
                 });
             }
             seen.insert(match &applied.reply {
@@ -122,6 +123,7 @@ fn generator_reaches_every_kind_of_result() {
                     Reply::Txn { succeeded, .. } => format!("Txn {succeeded}"),
                     Reply::DeletedTree { more, .. } => format!("DeletedTree {more}"),
                     Reply::Closed => "Closed".into(),
+                    Reply::Called(_) | Reply::Parked | Reply::Cancelled { .. } | Reply::Acknowledged => "recipe".into(),
                 },
                 None => continue,
             });

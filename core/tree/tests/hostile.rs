@@ -4,7 +4,7 @@
 //! so this is the last line. Snapshots carry checksums: no damage at all may pass. Absent: the log itself (server/wal).
 
 use quorate_seam::sim::{SimRandom, mutated};
-use quorate_tree::{Command, State, generate::Generator, snapshot};
+use quorate_tree::{Command, State, generate::Generator, recipe::NoRecipes, snapshot};
 
 #[test]
 fn damaged_commands_are_refused_or_keep_the_invariants() {
@@ -20,7 +20,7 @@ fn damaged_commands_are_refused_or_keep_the_invariants() {
             let Ok(command) = Command::decode(&mutated(&good, &random)) else { continue };
             let mut copy = state.clone();
             let zxid = quorate_model::Zxid(copy.last_zxid().0 + 1);
-            copy.apply(zxid, entry.term, &command);
+            copy.apply(zxid, entry.term, &command, &NoRecipes);
             copy.invariants().unwrap_or_else(|broken| panic!("{broken} after {command:?}"));
             applied += 1;
         }

@@ -61,6 +61,7 @@ struct Client {
     generation: u32,
     timeout_ms: u32,
     node: NodeId,
+    ticket: u64,
     nonce: u128,
     secret_hash: [u8; 32],
     last_seq: u64,
@@ -262,6 +263,7 @@ impl Model {
             stat,
             acl: acl.into(),
             parent_acl: moves.then(|| self.nodes[&parent(path)].acl.clone().into()),
+            payload: None,
         });
     }
 
@@ -588,6 +590,7 @@ impl Model {
             }
             Write::DeleteTree { path, limit } => self.delete_tree(path, *limit, who)?,
             Write::CloseSession => Reply::Closed,
+            Write::Call(_) | Write::Cancel { .. } | Write::Acknowledge(_) => panic!("the model has no recipes"),
         })
     }
 
@@ -675,6 +678,7 @@ impl Model {
                                 generation: 1,
                                 timeout_ms: open.timeout_ms,
                                 node: open.origin.node,
+                                ticket: 0,
                                 nonce: open.nonce,
                                 secret_hash: open.secret_hash,
                                 last_seq: 0,
@@ -697,9 +701,13 @@ impl Model {
                             OriginReply::Refused(Code::AuthFailed)
                         }
                         Some(client) => {
-                            client.generation += 1;
-                            client.node = attach.origin.node;
-                            applied.sessions.push(attached(attach.session, client));
+                            let repeated = client.ticket != 0
+                                && (client.node, client.ticket) == (attach.origin.node, attach.origin.ticket);
+                            if !repeated {
+                                client.generation += 1;
+                                (client.node, client.ticket) = (attach.origin.node, attach.origin.ticket);
+                                applied.sessions.push(attached(attach.session, client));
+                            }
                             let Client { generation, timeout_ms, last_seq, .. } = *client;
                             OriginReply::Attached { session: attach.session, generation, timeout_ms, last_seq }
                         }
@@ -740,6 +748,8 @@ impl Model {
                 applied.origins.push((*origin, reply));
             }
             Body::Init { cluster, .. } => self.cluster = self.cluster.or(Some(*cluster)),
+            Body::Wake => {}
+            Body::Recipe { .. } => panic!("the model has no recipes"),
         }
         applied.changes = std::mem::take(&mut self.changes).into_iter().map(Arc::new).collect();
         applied
@@ -842,6 +852,7 @@ impl Model {
             }
             Read::WhoAmI => Answer::WhoAmI(subject.identities.to_vec()),
             Read::Sync => Answer::Synced,
+            Read::Query(_) => return Err(Code::Unimplemented.into()),
         })
     }
 

@@ -25,6 +25,7 @@ use quorate_tree::{
     Applied, Body, Caller, Change, Command, Origin, OriginReply, SessionNews, Stamp, State, Subject, Verdict,
     WatchTable, WatcherId, Wish,
     command::{Attach, OpenSession},
+    recipe::NoRecipes,
     snapshot, watch,
 };
 
@@ -200,6 +201,7 @@ fn show_result(result: &Result<Reply, Refusal>) -> Vec<String> {
         Reply::Txn { succeeded, steps } => with(format!("txn {}", if *succeeded { "then" } else { "else" }), steps),
         Reply::DeletedTree { deleted, more } => vec![format!("deleted {deleted}, more {more}")],
         Reply::Closed => vec!["closed".into()],
+        Reply::Called(_) | Reply::Parked | Reply::Cancelled { .. } | Reply::Acknowledged => vec![format!("{reply:?}")],
     }
 }
 
@@ -311,7 +313,7 @@ impl Runner {
                 for _ in 1..number::<u64>(count) {
                     let caller = self.caller(name, &Words::parse(""));
                     let command = Command { stamp: self.stamp, body: Body::Write { caller, write: write(line) } };
-                    self.state.apply(self.state.last_zxid().next(), self.term, &command);
+                    self.state.apply(self.state.last_zxid().next(), self.term, &command, &NoRecipes);
                 }
                 self.write(name, &Words::parse(""), line);
             }
@@ -497,7 +499,7 @@ impl Runner {
 
     fn apply(&mut self, body: Body) -> Applied {
         let zxid = self.state.last_zxid().next();
-        self.state.apply(zxid, self.term, &Command { stamp: self.stamp, body })
+        self.state.apply(zxid, self.term, &Command { stamp: self.stamp, body }, &NoRecipes)
     }
 
     fn say_verdict(&mut self, verdict: &Verdict) {
@@ -516,6 +518,7 @@ impl Runner {
     fn tell(&mut self, applied: &Applied) {
         for (_, reply) in &applied.origins {
             self.say(match reply {
+                OriginReply::Failed(failure) => format!("failed {failure}"),
                 OriginReply::Opened { session, generation, timeout_ms, last_seq } => {
                     format!("opened {session}, generation {generation}, timeout {timeout_ms} ms, last seq {last_seq}")
                 }
@@ -693,6 +696,7 @@ fn show_answer(answer: &Answer) -> Vec<String> {
             vec![format!("I am: {}", identities.iter().map(Identity::to_string).collect::<Vec<_>>().join(" "))]
         }
         Answer::Synced => vec!["synced".into()],
+        Answer::Queried(answer) => vec![format!("{answer:?}")],
     }
 }
 

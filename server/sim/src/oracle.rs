@@ -19,7 +19,9 @@ use quorate_client::{Client, State as ClientState};
 use quorate_model::{
     Answer, Code, Event, Read, Refusal, Reply, Retry, SessionId, Step, Write, Zxid, limits::SESSION_TIMEOUT_MAX_MS,
 };
-use quorate_tree::{Body, Change, Command, Digest, SessionNews, State, Subject, Verdict, command::zxid_of};
+use quorate_tree::{
+    Body, Change, Command, Digest, SessionNews, State, Subject, Verdict, command::zxid_of, recipe::NoRecipes,
+};
 
 /// What a client asked.
 #[derive(Clone, Debug)]
@@ -420,7 +422,7 @@ impl Replay {
                 return;
             }
         };
-        let applied = self.state.apply(zxid, term, &command);
+        let applied = self.state.apply(zxid, term, &command, &NoRecipes);
         self.digests.insert(zxid, self.state.digest());
         self.changes.extend(applied.changes);
         if let Some((session, _, Verdict::Answered { zxid: at, result })) = applied.reply

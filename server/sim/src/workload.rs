@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join, join3};
-use quorate_client::{Builder, Client, Consistency, State, WatchItem, transport};
+use quorate_client::{Builder, Client, Consistency, State, WatchItem, admin::Admin, transport};
 use quorate_model::{Acl, Code, Compare, Create, CreateMode, ListChildren, Read, Reply, Step, Write, Zxid};
 use quorate_seam::{
     Clock, Net, Random,
@@ -86,6 +86,14 @@ impl World {
             .clock(Arc::new(Boot(SimClock::new(7_000_000))))
             .entropy(move |bytes| random.fill(bytes))
             .operation_timeout(OPERATION)
+    }
+
+    /// An administrator on a host of its own, at one node.
+    ///
+    /// Errors: the node's name is none.
+    pub fn admin(&self, host: &str, at: usize) -> quorate_client::Result<Admin> {
+        let target = self.cluster.target(std::iter::once(at));
+        Admin::with_connector(&target, Arc::new(Sockets(self.cluster.net.host(host))))
     }
 
     /// Makes what the workload needs.

@@ -4,14 +4,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quorate_client::{Client, State, WatchItem};
-use quorate_model::EventKind;
+use quorate_client::{Called, Client, State, WatchItem};
+use quorate_model::{EventKind, PluginId};
 use quorate_sim::{
     cluster::{Cluster, End},
     oracle::Oracle,
     workload::World,
 };
+use quorate_tree::recipe::Recipes;
 use tokio::time::{Instant, sleep, timeout};
+
+/// A recipe whose `park` waits, and whose `free` answers the first that waits.
+const BASIC: &[u8] = include_bytes!("../../../plugins/host/tests/guests/basic.wasm");
 
 /// Simulated time; everything here takes seconds of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,5 +161,83 @@ async fn rule_17_a_snapshot_install_loses_nobody() {
     assert_eq!(created.path, "/meanwhile");
     let behind = world.cluster.active(follower).expect("runs").handle.metrics();
     assert!(behind.snapshot > applied, "it came back by a snapshot");
+    end(&world).await;
+}
+
+/// The instance `basic`. It is compiled first, in the machine's own time: the simulated one would run away meanwhile.
+async fn basic(world: &World, leader: usize) {
+    let host = quorate_server::engine::host().expect("an engine");
+    let admitted = host.admit(BASIC).expect("a recipe");
+    host.prepare(admitted.plugin, &admitted.component);
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while !host.is_ready(admitted.plugin) {
+        assert!(std::time::Instant::now() < deadline, "it is not compiled");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let admin = world.admin("admin", leader).expect("a node");
+    let plugin = admin.install(BASIC).await.expect("it is admitted");
+    admin.activate("basic", PluginId::parse(&plugin.id).expect("a hash"), "").await.expect("all have compiled it");
+}
+
+/// A call that parks at a node, as the next one.
+async fn park(world: &World, client: &Client, leader: usize, count: u64) -> tokio::task::JoinHandle<Called> {
+    let call = client.call("basic", "park", "").timeout(2 * PATIENCE);
+    let waiting = tokio::spawn(async move { call.await.expect("is answered") });
+    let admin = world.admin("admin", leader).expect("a node");
+    let deadline = Instant::now() + PATIENCE;
+    while admin.list_recipes(Some("basic")).await.expect("is listed").instances[0].parked < count {
+        assert!(Instant::now() < deadline, "{count} calls do not park");
+        sleep(Duration::from_millis(5)).await;
+    }
+    waiting
+}
+
+/// Two calls park through a follower, which then hears nobody while both are answered, until only a snapshot can bring it
+/// back. One client moves to another node and has its answer there; the other stays and has it from the snapshot.
+#[tokio::test(start_paused = true)]
+async fn rule_18_a_parked_call_is_answered_after_a_snapshot_install_and_elsewhere() {
+    let world = world(18).await;
+    let (leader, follower, other) = others(&world).await;
+    basic(&world, leader).await;
+    let session = Duration::from_secs(120);
+    let stays = client_of(&world, follower, "stays", session).await;
+    // It notices sooner that nobody answers.
+    let moves = client_of(&world, follower, "moves", Duration::from_secs(30)).await;
+    let writer = client_of(&world, leader, "writer", session).await;
+    let stay = || {
+        for peer in [leader, other] {
+            world.cluster.net.partition("stays", world.cluster.name(peer));
+        }
+    };
+    stay();
+    let first = park(&world, &stays, leader, 1).await;
+    let second = park(&world, &moves, leader, 2).await;
+    for peer in [leader, other] {
+        world.cluster.net.partition_one_way(world.cluster.name(peer), world.cluster.name(follower));
+    }
+    let freed_first = writer.call("basic", "free", "first").await.expect("frees");
+    let freed_second = writer.call("basic", "free", "second").await.expect("frees");
+    assert_eq!((&freed_first.reply[..], &freed_second.reply[..]), (&b"1"[..], &b"1"[..]));
+    writer.create("/w", "").await.expect("creates");
+    for n in 0..900 {
+        writer.create(format!("/w/{n:04}"), "").await.expect("creates");
+    }
+    let behind = world.cluster.active(follower).expect("runs");
+    let applied = behind.handle.metrics().applied;
+    let lead = world.cluster.active(leader).expect("runs");
+    until("the log is purged beyond what the follower has", || lead.handle.metrics().purged > applied).await;
+    assert!(!first.is_finished(), "the follower cannot know of it");
+    world.cluster.net.partition("moves", world.cluster.name(follower));
+    let told = timeout(PATIENCE, second).await.expect("in time").expect("runs");
+    assert_eq!((&told.reply[..], told.zxid), (&b"second"[..], freed_second.zxid));
+    assert_eq!(behind.handle.metrics().applied, applied, "it was told by another node");
+    world.cluster.net.heal_all();
+    stay();
+    let told = timeout(PATIENCE, first).await.expect("in time").expect("runs");
+    assert_eq!((&told.reply[..], told.zxid), (&b"first"[..], freed_first.zxid));
+    assert!(behind.handle.metrics().snapshot > applied, "it came back by a snapshot");
+    // Each ran once: nobody else was let go.
+    let freed = writer.call("basic", "free", "nobody").await.expect("is answered");
+    assert_eq!(&freed.reply[..], b"0");
     end(&world).await;
 }

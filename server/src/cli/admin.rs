@@ -34,7 +34,7 @@ pub async fn connect(globals: &Globals) -> Outcome<Admin> {
     let connector = tls::connector(tls, Arc::new(Tcp))?;
     let mut tried = Vec::new();
     for host in hosts {
-        match connect_to(&connector, &host, globals.timeout).await {
+        match connect_to(&connector, &host, globals.timeout()).await {
             Ok(admin) => return Ok(admin),
             Err(failure) => tried.push(failure.text),
         }

@@ -58,7 +58,7 @@ pub async fn run(globals: &Globals, _args: Args) -> Outcome {
     let mut answers = Vec::new();
     for host in &hosts {
         let answer = async {
-            let mut admin = admin::connect_to(&connector, host, globals.timeout).await?;
+            let mut admin = admin::connect_to(&connector, host, globals.timeout()).await?;
             admin.status(v1::StatusRequest {}).await.map(tonic::Response::into_inner).map_err(admin::refused)
         };
         answers.push((host.clone(), answer.await.map_err(|failure| failure.text)));

@@ -41,6 +41,16 @@ fn every_verb_is_there_and_helps_with_an_example() {
         "context",
         "snapshot",
         "recover",
+        "lock",
+        "semaphore",
+        "elect",
+        "queue",
+        "barrier",
+        "counter",
+        "group",
+        "recipe",
+        "call",
+        "query",
         "bench",
         "completion",
         "version",
@@ -67,7 +77,7 @@ fn flags_of_every_verb_stay_out_of_help() {
     let parsed = Cli::try_parse_from(["quorate", "ls", "/a", "--endpoints", "h:1", "-o", "json", "--timeout", "2s"]);
     let globals = parsed.expect("well-formed").globals;
     assert_eq!(globals.endpoints.as_deref(), Some("h:1"));
-    assert_eq!((globals.output, globals.timeout), (Format::Json, Duration::from_secs(2)));
+    assert_eq!((globals.output, globals.timeout()), (Format::Json, Duration::from_secs(2)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use quorate_proto::v1;
 use serde_json::{Value, json};
 
 use super::{
-    Globals, admin,
+    Globals, admin, context,
     exit::{Exit, Failure, Outcome},
 };
 use crate::json::{hex, known, members, status_value};
@@ -92,6 +92,10 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
         }
         Verb::Init { single } => {
             let reply = admin.init(v1::InitRequest { single }).await.map_err(admin::refused)?.into_inner();
+            let recipes = quorate_client::admin::Admin::new(&context::endpoints(globals)?)?.timeout(globals.timeout());
+            if let Err(error) = recipes.standard_recipes().await {
+                globals.output().remark(&format!("The recipes are still being set up: {error}"));
+            }
             globals.output().remark("The cluster lives. Its members:");
             if globals.output().is_json() {
                 return globals

@@ -6,14 +6,20 @@
 use std::{env, time::Duration};
 
 use quorate_client::{Builder, Client, Error};
+use quorate_model::Code;
 
 use super::{
     Globals, context,
-    exit::{Failure, Outcome, exit_of},
+    exit::{Exit, Failure, Outcome, exit_of},
+    import,
 };
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        // The ACL says no more than that it is not allowed.
+        if error.code() == Code::NoAuth && import::of_recipes(error.about()) {
+            return Self::new(Exit::Denied, format!("{}: {}", error.about(), import::RECIPES_ONLY));
+        }
         Self::new(exit_of(error.code()), error.to_string())
     }
 }
@@ -22,14 +28,14 @@ impl From<Error> for Failure {
 ///
 /// Errors: Unreachable, Denied, Usage for bad endpoints.
 pub async fn writer(globals: &Globals) -> Outcome<Client> {
-    Ok(builder(globals, globals.timeout)?.connect(&context::endpoints(globals)?).await?)
+    Ok(builder(globals, globals.timeout())?.connect(&context::endpoints(globals)?).await?)
 }
 
 /// A client for reads and watches alone.
 ///
 /// Errors: as [`writer`].
 pub async fn reader(globals: &Globals) -> Outcome<Client> {
-    Ok(builder(globals, globals.timeout)?.sessionless().connect(&context::endpoints(globals)?).await?)
+    Ok(builder(globals, globals.timeout())?.sessionless().connect(&context::endpoints(globals)?).await?)
 }
 
 /// A client not yet connected, with the certificates of the endpoints and the credentials of `--auth` and `QUORATE_AUTH`.

@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Names the process that a node must not outlive; set by `dev`, obeyed by [`die_with_parent`].
-const PARENT_VARIABLE: &str = "QUORATE_DEV_PARENT";
+pub(super) const PARENT_VARIABLE: &str = "QUORATE_PARENT";
 
 /// First ports of clients, peers, HTTP and ZooKeeper's clients: node i has the (i - 1)th after each.
 const FIRST_PORTS: [u16; 4] = [2281, 2381, 9181, 2181];
@@ -101,7 +101,7 @@ pub fn die_with_parent() -> Outcome {
     // It may have gone between starting this process and the line above.
     match rustix::process::getppid() {
         Some(pid) if pid.as_raw_nonzero().get() == parent => Ok(()),
-        _ => Err(Failure::failed("the process that started this node is gone")),
+        _ => Err(Failure::failed("the process that started this one is gone")),
     }
 }
 
@@ -330,7 +330,8 @@ impl Dev {
                 }
             }
         }
-        Ok(())
+        let recipes = quorate_client::admin::Admin::new(&endpoints.join(","))?.timeout(READY_DEADLINE);
+        Ok(recipes.standard_recipes().await?)
     }
 
     fn spawn(&self, id: usize) -> Outcome<Member> {

@@ -22,6 +22,10 @@ pub enum Exit {
     Denied = 5,
     /// No such thing.
     NotFound = 6,
+    /// A command that was to be run cannot be, as shells have it.
+    CannotRun = 126,
+    /// There is no such command.
+    NoCommand = 127,
 }
 
 /// Why a verb came to nothing.
@@ -63,7 +67,9 @@ impl From<Exit> for ExitCode {
 /// The exit code of a refusal or trouble.
 pub fn exit_of(code: Code) -> Exit {
     match code {
-        Code::BadArguments | Code::InvalidAcl | Code::TooLarge => Exit::Usage,
+        Code::BadArguments | Code::InvalidAcl | Code::TooLarge | Code::UnknownMethod | Code::PluginRefused => {
+            Exit::Usage
+        }
         Code::ConnectionLoss
         | Code::OperationTimeout
         | Code::NotReadOnly
@@ -78,9 +84,19 @@ pub fn exit_of(code: Code) -> Exit {
         | Code::NodeExists
         | Code::NotEmpty
         | Code::WrongCluster
-        | Code::GuardFailed => Exit::Conflict,
-        Code::NoAuth | Code::AuthFailed => Exit::Denied,
-        Code::UnknownSession | Code::NoNode | Code::NoWatcher => Exit::NotFound,
+        | Code::GuardFailed
+        | Code::StaleFence
+        | Code::Conflict
+        | Code::WouldBlock
+        | Code::InstanceExists => Exit::Conflict,
+        Code::NoAuth | Code::AuthFailed | Code::NotOwner => Exit::Denied,
+        Code::UnknownSession
+        | Code::NoNode
+        | Code::NoWatcher
+        | Code::UnknownInstance
+        | Code::UnknownPlugin
+        | Code::UnknownCall
+        | Code::NotFound => Exit::NotFound,
         Code::DataInconsistency
         | Code::MarshallingError
         | Code::Unimplemented
@@ -97,6 +113,15 @@ pub fn exit_of(code: Code) -> Exit {
         | Code::Resync
         | Code::LimitExceeded
         | Code::ClientClosed
+        | Code::Unsupported
+        | Code::RecipeFailed
+        | Code::Trapped
+        | Code::OutOfFuel
+        | Code::Suspended
+        | Code::Inactive
+        | Code::Cancelled
+        | Code::DeadlinePassed
+        | Code::NotCompiled
         | Code::Unknown => Exit::Failed,
     }
 }

@@ -4,7 +4,8 @@
 //! Nothing is overwritten without `--force`, and nothing is ever written outside the target: names are single path
 //! elements, links are never followed, and a file appears under its name only when it is complete.
 //!
-//! Absent: one consistent picture of a tree that changes meanwhile (`snapshot save` has that), ACLs, ephemeral owners.
+//! Absent: one consistent picture of a tree that changes meanwhile (`snapshot save` has that), ACLs, ephemeral owners, the
+//! state of recipes, which is no use to anybody but them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,7 +17,7 @@ use std::{
 use clap::{Args, Subcommand};
 use futures::StreamExt;
 use indicatif::ProgressBar;
-use quorate_client::Client;
+use quorate_client::{Client, recipes::RECIPES_ROOT};
 use quorate_model::{Code, path};
 use serde_json::json;
 
@@ -30,6 +31,8 @@ use super::{
 #[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
     /// Everything below a znode, as files in a folder.
+    ///
+    /// What belongs to the recipes, below /quorate/recipes, is left out: `quorate snapshot save` has it.
     ///
     /// Example: quorate export dir /docs ./copy
     Dir(DirArgs),
@@ -52,6 +55,8 @@ struct Done {
     files: u64,
     folders: u64,
     bytes: u64,
+    /// The recipes' znodes, if they were on the way.
+    left_out: bool,
     failed: Vec<String>,
 }
 
@@ -60,6 +65,9 @@ struct Done {
 /// Errors: Conflict where the folder is not empty; Failed if anything could not be written, after everything else was.
 pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
     let Verb::Dir(args) = verb;
+    if import::of_recipes(&args.path) {
+        return Err(Failure::new(Exit::Denied, format!("{}: {}", args.path, import::RECIPES_ONLY)));
+    }
     let started = Instant::now();
     let client = connect::reader(globals).await?;
     if client.exists(&args.path).await?.is_none() {
@@ -74,9 +82,13 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
     for trouble in done.failed.iter().take(20) {
         globals.output().remark(trouble);
     }
+    if done.left_out {
+        globals.output().remark(&format!("left out {RECIPES_ROOT}: {}", import::RECIPES_ONLY));
+    }
     let seconds = started.elapsed().as_secs_f64();
     if globals.output().is_json() {
         globals.output().show(&json!({
+            "left_out": if done.left_out { vec![RECIPES_ROOT] } else { Vec::new() },
             "files": done.files,
             "folders": done.folders,
             "bytes": done.bytes,
@@ -84,7 +96,7 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
             "seconds": (seconds * 1000.0).round() / 1000.0,
         }))?;
     } else {
-        let Done { files, folders, bytes, failed } = &done;
+        let Done { files, folders, bytes, failed, .. } = &done;
         let failed = failed.len();
         globals
             .output()
@@ -132,6 +144,10 @@ async fn walk(client: &Client, args: &DirArgs, bar: &ProgressBar) -> Outcome<Don
                 continue;
             }
             let path = path::join(&znode, &entry.name);
+            if import::of_recipes(&path) {
+                done.left_out = true;
+                continue;
+            }
             let stat = entry.stat.unwrap_or_default();
             let Some(target) = inside(&dir, &entry.name) else {
                 done.failed.push(format!("{path}: the name cannot be a file name"));

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use futures::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use quorate_client::{Client, Error};
+use quorate_client::{Client, Error, recipes::RECIPES_ROOT};
 use quorate_model::{Code, Create, Retry, Step, Write, path};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -54,7 +54,7 @@ pub enum Verb {
     /// Every file of a folder, with its sub-folders.
     ///
     /// Files above 512 KiB are stored in parts. Symbolic links are skipped and counted. Run it again to bring the znodes
-    /// up to date; nothing is ever removed.
+    /// up to date; nothing is ever removed. Nothing is stored below /quorate/recipes: only recipes write there.
     ///
     /// Example: quorate import dir /usr/share/doc --at /docs
     Dir(DirArgs),
@@ -99,9 +99,12 @@ struct Found {
 pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
     let Verb::Dir(args) = verb;
     path::validate(&args.at).map_err(|error| Failure::usage(error.to_string()))?;
+    if of_recipes(&args.at) {
+        return Err(Failure::new(Exit::Denied, format!("{}: {RECIPES_ONLY}", args.at)));
+    }
     let started = Instant::now();
     let mut found = scan(&args.dir, &args.at)?;
-    let client = connect::builder(globals, globals.timeout.max(CALL_TIMEOUT))?
+    let client = connect::builder(globals, globals.timeout().max(CALL_TIMEOUT))?
         .reopen()
         .connect(&context::endpoints(globals)?)
         .await?;
@@ -157,6 +160,15 @@ pub(super) fn bar(globals: &Globals, bytes: u64, verb: &'static str) -> Progress
     ProgressBar::with_draw_target(Some(bytes), target).with_style(style).with_prefix(verb)
 }
 
+/// Why files and the state of recipes do not mix.
+pub(super) const RECIPES_ONLY: &str = "what is there belongs to the recipes, and only they write it (queues, holders and \
+                                       waiters would not survive as files); `quorate snapshot save` and `restore` keep it whole";
+
+/// Whether a znode is the recipes'.
+pub(super) fn of_recipes(path: &str) -> bool {
+    path.strip_prefix(RECIPES_ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Lists a folder, depth first, names sorted.
 fn scan(dir: &Path, at: &str) -> Outcome<Found> {
     let mut found = Found::default();
@@ -207,6 +219,8 @@ fn scan(dir: &Path, at: &str) -> Outcome<Found> {
             let path = path::join(&znode, name);
             if let Err(error) = path::validate(&path) {
                 found.bad.push(format!("{}: {error}", file.display()));
+            } else if of_recipes(&path) {
+                found.bad.push(format!("{}: {path}: {RECIPES_ONLY}", file.display()));
             } else if meta.is_dir() {
                 below.push((file, path));
             } else {
@@ -436,6 +450,14 @@ mod tests {
         );
         assert_eq!((found.links, found.special, found.bad.len()), (1, 0, 3), "{:?}", found.bad);
         assert_eq!(scan(top, "/").expect("readable").items[1].path, "/a");
+        fs::create_dir_all(top.join("recipes/lock")).expect("folders");
+        fs::create_dir(top.join("recipes-of-ours")).expect("a folder");
+        let found = scan(top, "/quorate").expect("readable");
+        assert!(found.items.iter().all(|item| !of_recipes(&item.path)), "{:?}", found.items);
+        assert!(found.items.iter().any(|item| item.path == "/quorate/recipes-of-ours"));
+        let told =
+            found.bad.iter().filter(|bad| bad.contains("/quorate/recipes: what is there belongs to the recipes"));
+        assert_eq!(told.count(), 1, "said once, and not for each file: {:?}", found.bad);
         assert_eq!(scan(&top.join("a"), "/docs").expect_err("a file").exit, Exit::Usage);
     }
 

@@ -1,9 +1,9 @@
 //! The command line: a client like any other, one file per group of verbs.
 //!
 //! Results go to standard output (`-o table|json`), remarks to standard error; the exit code says what happened (see
-//! [`exit`]): 0 ok, 1 failed, 2 usage, 3 no quorum or unreachable, 4 conflict, 5 denied, 6 not found. Verbs have zkCli's
-//! names where it has one. Only `serve` and `dev` start nodes, and only `snapshot restore` and `recover` touch a data
-//! directory, which they lock.
+//! [`exit`]): 0 ok, 1 failed, 2 usage, 3 no quorum or unreachable, 4 conflict, 5 denied, 6 not found; of verbs that run a
+//! command, the command's. Verbs have zkCli's names where it has one. Only `serve` and `dev` start nodes, and only
+//! `snapshot restore` and `recover` touch a data directory, which they lock.
 //!
 //! Absent: any door into a server that a user's program does not have.
 
@@ -31,6 +31,7 @@ pub mod output;
 pub mod parts;
 mod ports;
 pub mod quota;
+pub mod recipes;
 pub mod serve;
 pub mod session;
 pub mod snapshot;
@@ -40,6 +41,9 @@ mod zookeeper;
 
 use exit::{Failure, Outcome};
 use output::{Format, Output};
+
+/// How long to wait for the cluster unless said.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
 /// The command line as a whole.
 #[derive(Clone, Debug, Parser)]
@@ -73,9 +77,10 @@ pub struct Globals {
     /// table or json; in JSON, ids and zxids are strings.
     #[arg(short, long, global = true, hide = true, value_enum, default_value_t)]
     pub output: Format,
-    /// How long to wait for the cluster: 500ms, 10s, 2m.
-    #[arg(long, global = true, hide = true, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub timeout: Duration,
+    /// How long to wait for the cluster: 500ms, 10s, 2m; 10s unless said. Verbs that wait for their turn (`lock run` and
+    /// the like) wait as long as it takes unless said.
+    #[arg(long, global = true, hide = true, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
     /// Only results and errors, no remarks and no progress.
     #[arg(short, long, global = true, hide = true)]
     pub quiet: bool,
@@ -100,6 +105,11 @@ impl Globals {
     /// Where results go.
     pub fn output(&self) -> Output {
         Output { format: self.output, quiet: self.quiet }
+    }
+
+    /// How long to wait for the cluster.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT_DEFAULT)
     }
 }
 
@@ -135,6 +145,37 @@ pub enum Verb {
     /// How much may be stored below a path.
     #[command(subcommand)]
     Quota(quota::Verb),
+    /// Commands that run while they hold a lock; who holds it.
+    #[command(subcommand)]
+    Lock(recipes::lock::Verb),
+    /// Commands that run while they hold permits; how many there are.
+    #[command(subcommand)]
+    Semaphore(recipes::semaphore::Verb),
+    /// Commands that run while they lead; who leads.
+    #[command(subcommand)]
+    Elect(recipes::elect::Verb),
+    /// Put work, take it, look after what failed.
+    #[command(subcommand)]
+    Queue(recipes::queue::Verb),
+    /// Where processes wait for each other.
+    #[command(subcommand)]
+    Barrier(recipes::barrier::Verb),
+    /// Numbers, shared values, rate limits and ids.
+    #[command(subcommand)]
+    Counter(recipes::counter::Verb),
+    /// Who is there, and who comes and goes.
+    #[command(subcommand)]
+    Group(recipes::group::Verb),
+    /// Write recipes, build and simulate them; install them, and make instances.
+    #[command(subcommand)]
+    Recipe(recipes::RecipeVerb),
+    /// Call a method of a recipe, and print its answer.
+    Call(recipes::call::CallArgs),
+    /// Ask a recipe, without changing anything, and print its answer.
+    Query(recipes::call::QueryArgs),
+    /// Become a command that dies with the process that started this one.
+    #[command(hide = true)]
+    HeldChild(recipes::child::BecomeArgs),
     /// Files become znodes.
     #[command(subcommand)]
     Import(import::Verb),
@@ -189,6 +230,20 @@ pub fn run(cli: Cli) -> Outcome {
         Verb::Txn(args) => block_on(txn::run(&globals, args)),
         Verb::Acl(verb) => block_on(acl::run(&globals, verb)),
         Verb::Quota(verb) => block_on(quota::run(&globals, verb)),
+        Verb::Lock(verb) => block_on(recipes::lock::run(&globals, verb)),
+        Verb::Semaphore(verb) => block_on(recipes::semaphore::run(&globals, verb)),
+        Verb::Elect(verb) => block_on(recipes::elect::run(&globals, verb)),
+        Verb::Queue(verb) => block_on(recipes::queue::run(&globals, verb)),
+        Verb::Barrier(verb) => block_on(recipes::barrier::run(&globals, verb)),
+        Verb::Counter(verb) => block_on(recipes::counter::run(&globals, verb)),
+        Verb::Group(verb) => block_on(recipes::group::run(&globals, verb)),
+        Verb::Recipe(recipes::RecipeVerb::Author(verb)) => recipes::author::run(&globals, verb),
+        Verb::Recipe(recipes::RecipeVerb::Cluster(verb)) => block_on(recipes::recipe::run(&globals, verb)),
+        Verb::Recipe(recipes::RecipeVerb::Signing(verb)) => recipes::sign::run(&globals, verb),
+        Verb::Recipe(recipes::RecipeVerb::Recordings(verb)) => recipes::replay::run(&globals, verb),
+        Verb::Call(args) => block_on(recipes::call::call(&globals, args)),
+        Verb::Query(args) => block_on(recipes::call::query(&globals, args)),
+        Verb::HeldChild(args) => recipes::child::become_command(args),
         Verb::Import(verb) => block_on(import::run(&globals, verb)),
         Verb::Export(verb) => block_on(export::run(&globals, verb)),
         Verb::Migrate(verb) => block_on(migrate::run(&globals, verb)),

@@ -4,13 +4,14 @@
 //! schedules and places other than files.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use clap::Subcommand;
+use indicatif::ProgressBar;
 use quorate_proto::v1;
 use serde_json::json;
 
@@ -147,37 +148,70 @@ fn show_backup(globals: &Globals, file: &Path) -> Outcome {
 }
 
 async fn save(globals: &Globals, file: &Path, force: bool) -> Outcome {
-    if !force && file.exists() {
-        let text = format!("{}: it exists; name another file, or add --force to write over it", file.display());
-        return Err(Failure::new(Exit::Conflict, text));
-    }
+    let mut incoming = Incoming::begin(file, force)?;
     let mut admin = admin::connect(globals).await?;
     let mut chunks = admin.save_snapshot(v1::SaveSnapshotRequest {}).await.map_err(admin::refused)?.into_inner();
-    let mut name = file.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let named = |error: std::io::Error| Failure::failed(format!("{}: {error}", part.display()));
-    // It holds everything that ACLs protect.
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
-    let mut out = opened.map_err(named)?;
     let bar = import::bar(globals, 0, "saving");
-    let (mut at, mut total) = (0, 0);
     while let Some(chunk) = chunks.message().await.map_err(admin::refused)? {
-        if chunk.offset != at {
-            return Err(Failure::failed(format!("the backup came with a gap at byte {at}; save it again")));
-        }
-        out.write_all(&chunk.data).map_err(named)?;
-        at += chunk.data.len() as u64;
-        total = chunk.total;
-        bar.set_length(total);
-        bar.set_position(at);
+        incoming.take(&bar, chunk.offset, chunk.total, &chunk.data)?;
     }
     bar.finish_and_clear();
-    if at == 0 || at != total {
-        return Err(Failure::failed(format!("only {at} of {total} bytes of the backup came; save it again")));
-    }
-    out.sync_all().map_err(named)?;
-    offline::verify(&part)?;
-    fs::rename(&part, file).map_err(named)?;
+    incoming.finish(file, |part| Ok(offline::verify(part).map(drop)?))?;
     show_backup(globals, file)
+}
+
+/// A file on its way from the cluster: under another name until all of it is there and was read back.
+pub(super) struct Incoming {
+    part: PathBuf,
+    out: File,
+    at: u64,
+    total: u64,
+}
+
+impl Incoming {
+    /// Errors: Conflict where the file exists and `force` is not said; Failed where it cannot be made.
+    pub(super) fn begin(file: &Path, force: bool) -> Outcome<Self> {
+        if !force && file.exists() {
+            let text = format!("{}: it exists; name another file, or add --force to write over it", file.display());
+            return Err(Failure::new(Exit::Conflict, text));
+        }
+        let mut name = file.as_os_str().to_owned();
+        name.push(".part");
+        let part = PathBuf::from(name);
+        // It holds everything that ACLs protect.
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let out = opened.map_err(|error| Failure::failed(format!("{}: {error}", part.display())))?;
+        Ok(Self { part, out, at: 0, total: 0 })
+    }
+
+    /// The next piece.
+    ///
+    /// Errors: it is not the next one; the disk's.
+    pub(super) fn take(&mut self, bar: &ProgressBar, offset: u64, total: u64, data: &[u8]) -> Outcome {
+        if offset != self.at {
+            return Err(Failure::failed(format!("it came with a gap at byte {}; ask for it again", self.at)));
+        }
+        self.out.write_all(data).map_err(|error| self.named(&error))?;
+        self.at += data.len() as u64;
+        self.total = total;
+        bar.set_length(total);
+        bar.set_position(self.at);
+        Ok(())
+    }
+
+    /// Gives the file its name, once `verify` has read it.
+    ///
+    /// Errors: it is not complete, or not what it should be; the disk's.
+    pub(super) fn finish(self, file: &Path, verify: impl FnOnce(&Path) -> Outcome) -> Outcome {
+        if self.at == 0 || self.at != self.total {
+            return Err(Failure::failed(format!("only {} of {} bytes came; ask for it again", self.at, self.total)));
+        }
+        self.out.sync_all().map_err(|error| self.named(&error))?;
+        verify(&self.part)?;
+        fs::rename(&self.part, file).map_err(|error| self.named(&error))
+    }
+
+    fn named(&self, error: &io::Error) -> Failure {
+        Failure::failed(format!("{}: {error}", self.part.display()))
+    }
 }

@@ -53,7 +53,7 @@ pub async fn run(globals: &Globals, args: WatchArgs) -> Outcome {
     let output = globals.output();
     // Sessionless clients are never lost: the watch outlives any number of nodes.
     let client =
-        connect::builder(globals, globals.timeout)?.sessionless().connect(&context::endpoints(globals)?).await?;
+        connect::builder(globals, globals.timeout())?.sessionless().connect(&context::endpoints(globals)?).await?;
     let mut watching = client.watch(&args.path);
     if args.recursive {
         watching = watching.recursive();
@@ -120,6 +120,7 @@ fn kind(kind: EventKind) -> &'static str {
         EventKind::DataChanged => "changed",
         EventKind::ChildrenChanged => "children",
         EventKind::AclChanged => "acl",
+        EventKind::Emitted => "emitted",
     }
 }
 

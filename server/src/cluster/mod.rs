@@ -7,6 +7,8 @@ pub mod digests;
 pub mod init;
 pub mod joining;
 pub mod members;
+pub mod recipes;
+pub mod recorder;
 pub mod rounds;
 pub mod service;
 pub mod status;

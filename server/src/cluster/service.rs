@@ -63,6 +63,10 @@ impl PeerDoor {
                 Ok(wire::put(&answer.map_err(wire::Refused::from)))
             }
             wire::MEMBERS => Ok(wire::put(&super::joining::members(&*shell.require_active()?))),
+            wire::COMPILED => {
+                let recipes = crate::engine::host().map_err(|why| Trouble::new(Code::NotCompiled, why))?;
+                Ok(wire::put(&recipes.is_ready(wire::take(&data)?)))
+            }
             wire::STATUS => Ok(wire::put(&standing(&*shell.require_active()?).await?)),
             other => Err(Trouble::new(Code::Unimplemented, format!("peer call {other} is not known to this version"))),
         }
@@ -96,8 +100,12 @@ pub fn status(trouble: Trouble) -> Status {
         Code::NotInitialized | Code::NoLeader | Code::Closing | Code::Overloaded | Code::Behind => {
             Status::unavailable(message)
         }
-        Code::BadArguments | Code::MarshallingError | Code::TooLarge => Status::invalid_argument(message),
-        Code::NoNode | Code::UnknownSession | Code::SessionExpired => Status::not_found(message),
+        Code::BadArguments | Code::MarshallingError | Code::TooLarge | Code::PluginRefused => {
+            Status::invalid_argument(message)
+        }
+        Code::NoNode | Code::UnknownSession | Code::SessionExpired | Code::UnknownInstance | Code::UnknownPlugin => {
+            Status::not_found(message)
+        }
         Code::NoAuth | Code::AuthFailed => Status::permission_denied(message),
         Code::Unimplemented => Status::unimplemented(message),
         _ => Status::failed_precondition(message),
@@ -122,6 +130,7 @@ pub async fn serve_clients(shell: Arc<Shell>, incoming: impl Stream<Item = io::R
         .max_concurrent_streams(Some(256))
         .add_service(sessions)
         .add_service(v1::cluster_server::ClusterServer::new(door))
+        .add_service(super::recipes::service(shell.clone()))
         .add_service(reflection)
         .serve_with_incoming(incoming)
         .await;
@@ -203,6 +212,7 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl v1::cluster_server::Cluster for ClientDoor {
+    type RecordStream = Pin<Box<dyn Stream<Item = Result<v1::RecordingChunk, Status>> + Send>>;
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<v1::SnapshotChunk, Status>> + Send>>;
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
@@ -287,6 +297,12 @@ impl v1::cluster_server::Cluster for ClientDoor {
             }
             _ => Ok(Response::new(v1::CloseSessionReply { zxid: active.handle.zxid().0 })),
         }
+    }
+
+    async fn record(&self, _: Request<v1::RecordRequest>) -> Answer<Self::RecordStream> {
+        let active = self.active()?;
+        let chunks = super::recorder::record(&self.shell, &active).await.map_err(status)?;
+        Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn save_snapshot(&self, _: Request<v1::SaveSnapshotRequest>) -> Answer<Self::SaveSnapshotStream> {

@@ -24,6 +24,9 @@ pub const JOIN: u32 = 104;
 /// Who belongs to the cluster, as far as that is committed?
 pub const MEMBERS: u32 = 105;
 
+/// Is this component compiled at yours? Answered with a `bool`.
+pub const COMPILED: u32 = 106;
+
 /// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {

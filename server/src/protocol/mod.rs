@@ -79,7 +79,7 @@ fn taken(reply: OriginReply) -> Result<(), Trouble> {
     match reply {
         OriginReply::Opened { .. } | OriginReply::Attached { .. } => Ok(()),
         OriginReply::Refused(code) => Err(Trouble::from(code)),
-        OriginReply::Done => unreachable!("opening and attaching are never answered so"),
+        OriginReply::Done | OriginReply::Failed(_) => unreachable!("opening and attaching are never answered so"),
     }
 }
 

@@ -16,9 +16,9 @@ use std::{
 };
 
 use futures::Stream;
-use quorate_model::{Code, Event, EventKind, SessionId, Xid, Zxid, limits};
+use quorate_model::{Code, Event, EventKind, Reply, SessionId, Xid, Zxid, limits};
 use quorate_proto::{
-    convert::{self, Body, Refused, Replied},
+    convert::{self, Body, Completed, Refused, Replied},
     v1,
 };
 use quorate_tree::watch::told_path;
@@ -339,6 +339,9 @@ impl Outgoing {
             match out {
                 Out::Written { xid, zxid, result } => {
                     bytes += 64;
+                    if let Ok(Reply::Called(Ok(reply))) = &result {
+                        bytes += reply.len();
+                    }
                     let result = result.map(Body::Write).map_err(Refused::from);
                     frame.replies.push(Replied { xid: Xid(xid), zxid, result }.into());
                 }
@@ -356,6 +359,14 @@ impl Outgoing {
                     bytes += 128;
                     let told = tell(told, &mut bytes);
                     frame.events.push(convert::encode_event(watch, told));
+                }
+                Out::Completed { seq, zxid, answer } => {
+                    bytes += 64 + answer.as_ref().map_or(0, |reply| reply.len());
+                    frame.completions.push(convert::encode_completion(Completed { seq, zxid, answer }));
+                }
+                Out::Notice(notice) => {
+                    bytes += 64 + notice.payload.as_ref().map_or(0, |payload| payload.len());
+                    frame.notices.push(notice.into());
                 }
                 // One pong a frame: the next one begins another.
                 Out::Pong(number) => {
@@ -395,7 +406,10 @@ fn tell(told: Told, bytes: &mut usize) -> convert::Told {
                 (EventKind::ChildrenChanged, Some(shown)) => shown.parent,
                 _ => change.stat,
             };
-            let value = shown.and_then(|shown| shown.value.clone()).map(|value| (value.data, value.stat));
+            let value = match &change.payload {
+                Some(payload) => Some((Some(payload.clone()), change.stat)),
+                None => shown.and_then(|shown| shown.value.clone()).map(|value| (value.data, value.stat)),
+            };
             *bytes += value.as_ref().map_or(0, |(data, _)| data.as_ref().map_or(0, |data| data.len()));
             let event = Event { zxid: change.zxid, index: change.index, kind, path, stat };
             convert::Told::Changed { event, value }

@@ -36,7 +36,7 @@ use openraft::{ChangeMembers, Precondition, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use quorate_model::{NodeId, Zxid};
 use quorate_seam::{Disk, LaneKind, Net, Random};
-use quorate_tree::{Applied, State, View};
+use quorate_tree::{Applied, Digest, State, View, recipe::Recipes};
 use quorate_wal::Wal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -111,6 +111,12 @@ impl Default for SnapshotPolicy {
 /// Bytes of one command, far above what admission lets through and far below a peer's message and a segment.
 const PAYLOAD_MAX_BYTES: usize = 8 << 20;
 
+/// Payload bytes that are read of the log at once where it is recorded.
+const RECORD_BATCH_BYTES: usize = 4 << 20;
+
+/// How often a recording begins anew where the log is purged meanwhile.
+const RECORD_TRIES: u32 = 3;
+
 /// Bytes of a segment of the log in production.
 pub const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 
@@ -136,6 +142,8 @@ pub struct Options {
     pub background_lane: LaneKind,
     /// Hears what is applied, from within [`open`] on.
     pub deliver: Box<dyn Deliver>,
+    /// Runs recipes, on the apply lane.
+    pub recipes: Arc<dyn Recipes>,
     /// Periods.
     pub timing: Timing,
     /// Snapshots.
@@ -307,7 +315,8 @@ pub async fn open(options: Options) -> Result<Handle, OpenError> {
     let log = Arc::new(Log { wal, _closed: closed_tx });
     let weak = Arc::downgrade(&log);
     let published = Published::new(identity.id, options.meters);
-    let lane = ApplyLane::spawn(&options.apply_lane, identity, published.clone(), options.deliver, store.clone())?;
+    let (deliver, recipes) = (options.deliver, options.recipes);
+    let lane = ApplyLane::spawn(&options.apply_lane, identity, published.clone(), deliver, recipes, store.clone())?;
     let peers = Peers::new(identity, net, service.door());
     let log = LogStore::new(log, published.clone());
     let machine = StateMachine::new(lane.clone(), store.clone(), published.clone());
@@ -462,6 +471,30 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     lost: watch::Sender<u64>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A row of entries as this node applied them, on the state that they begin with.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The state before them; `None`: that of a cluster before its birth.
+    pub snapshot: Option<Kept>,
+    /// The entries, without gaps.
+    pub entries: Vec<RecordedEntry>,
+    /// The last of them.
+    pub zxid: Zxid,
+    /// Of the state after it.
+    pub digest: Digest,
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedEntry {
+    /// Its place in the log.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// Its command's bytes; empty where consensus wrote it for itself.
+    pub command: Bytes,
 }
 
 /// The way to consensus for the rest of the server. Cheap to clone.
@@ -798,6 +831,35 @@ impl Handle {
         self.inner.store.catalogue()
     }
 
+    /// The longest row of applied entries that this node still has whole, on the snapshot (or the empty state) that it
+    /// begins with. The entries share their bytes with the log.
+    ///
+    /// Errors: `Refused` where nothing was applied yet, or the log is purged faster than it is read; `Closed`.
+    pub async fn recorded(&self) -> Result<Recorded, Error> {
+        let closed = || Error::Closed("while its log was read".into());
+        for _ in 0..RECORD_TRIES {
+            // Before the state is asked, so that none of them reaches further than it.
+            let starts: Vec<Option<Kept>> =
+                std::iter::once(None).chain(self.snapshots().into_iter().map(Some)).collect();
+            let (told, answer) = tokio::sync::oneshot::channel();
+            self.on_state(Box::new(move |state| {
+                let _ = told.send((state.last_zxid(), state.zxid_base(), state.digest()));
+            }));
+            let (zxid, base, digest) = answer.await.map_err(|_| closed())?;
+            let Some(last) = zxid.0.checked_sub(base).filter(|last| *last > 0) else {
+                return Err(Error::Refused("nothing was applied yet, so there is nothing to record".into()));
+            };
+            let log = self.inner.log.upgrade().ok_or_else(closed)?;
+            for snapshot in starts {
+                let first = snapshot.as_ref().map_or(0, |kept| kept.index() + 1);
+                if let Some(entries) = entries_of(&log.wal, first, last) {
+                    return Ok(Recorded { snapshot, entries, zxid, digest });
+                }
+            }
+        }
+        Err(Error::Refused("the log is purged faster than it can be read; try again".into()))
+    }
+
     /// Purges the log up to an index, as far as this node has applied it and its newest snapshot reaches.
     ///
     /// Errors: `Closed`.
@@ -838,6 +900,25 @@ impl Handle {
             tracing::warn!("the log is still in use 5 s after consensus was stopped");
         }
     }
+}
+
+/// All entries from `first` to `last`; `None`: one of them is purged.
+fn entries_of(wal: &Wal, first: u64, last: u64) -> Option<Vec<RecordedEntry>> {
+    let mut entries: Vec<RecordedEntry> = Vec::new();
+    let mut next = first;
+    while next <= last {
+        // In batches: appends wait meanwhile.
+        let batch = wal.read(next..last + 1, RECORD_BATCH_BYTES);
+        if batch.first().is_none_or(|entry| entry.index != next) {
+            return None;
+        }
+        for entry in batch {
+            let command = if codec::looks_like_command(&entry.payload) { entry.payload } else { Bytes::new() };
+            entries.push(RecordedEntry { index: entry.index, term: entry.term, command });
+            next = entry.index + 1;
+        }
+    }
+    Some(entries)
 }
 
 fn closed(fatal: Fatal<Types>) -> Error {

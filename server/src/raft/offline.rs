@@ -14,14 +14,14 @@ use std::{
 use openraft::{Membership, StoredMembership};
 use quorate_model::{NodeId, Zxid};
 use quorate_seam::{Disk, LaneKind, Random};
-use quorate_tree::State;
+use quorate_tree::{State, recipe::Recipes};
 use quorate_wal::Wal;
 
 use super::{
     codec::{self, Ballot, Position},
     network::Identity,
     snapshot_store,
-    state_machine::step,
+    state_machine::{STACK_BYTES, step},
     types::{LogId, Member, SnapshotMeta},
 };
 
@@ -58,7 +58,16 @@ pub fn plant(
 /// committed: they may have been acknowledged, and nobody else is left to say.
 ///
 /// Errors: `InvalidData` where both together are not complete.
-pub fn salvage(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>) -> io::Result<State> {
+pub fn salvage(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>, recipes: &dyn Recipes) -> io::Result<State> {
+    // Recipes of the log run here as they do in apply, and with the same stack.
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new().name("salvage".into()).stack_size(STACK_BYTES);
+        let salvaged = worker.spawn_scoped(scope, || replay(disk, dir, random, recipes))?;
+        salvaged.join().unwrap_or_else(|_| Err(io::Error::other("the log could not be applied; see above")))
+    })
+}
+
+fn replay(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>, recipes: &dyn Recipes) -> io::Result<State> {
     let damaged = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     let (mut state, mut next) = match snapshot_store::newest_in(&**disk, &dir.join("snapshots"))? {
         Some((last, state)) => (state, last.index + 1),
@@ -79,7 +88,7 @@ pub fn salvage(disk: &Arc<dyn Disk>, dir: &Path, random: Arc<dyn Random>) -> io:
             next = entry.index + 1;
             let entry = codec::entry(Position { term: entry.term, index: entry.index }, entry.payload)
                 .map_err(|error| damaged(error.to_string()))?;
-            step(&mut state, &mut decoder, &entry).map_err(damaged)?;
+            step(&mut state, &mut decoder, recipes, &entry).map_err(damaged)?;
         }
     }
     Ok(state)

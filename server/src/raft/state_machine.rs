@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use quorate_model::{NodeId, Zxid};
 use quorate_seam::{Lane, LaneKind};
 use quorate_tree::command::{Decoder, zxid_of};
-use quorate_tree::{Applied, State, View};
+use quorate_tree::{Applied, State, View, recipe::Recipes};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ use crate::meters::Meters;
 const CHUNK_ENTRIES: usize = 1024;
 
 /// Recipes recurse on this thread (rules.md 10).
-const STACK_BYTES: usize = 32 * 1024 * 1024;
+pub(super) const STACK_BYTES: usize = 32 * 1024 * 1024;
 
 /// What the lane tells everybody.
 pub(super) struct Published {
@@ -185,6 +185,7 @@ impl ApplyLane {
         identity: Identity,
         published: Arc<Published>,
         deliver: Box<dyn Deliver>,
+        recipes: Arc<dyn Recipes>,
         store: Store,
     ) -> io::Result<Self> {
         let mut worker = Worker {
@@ -193,6 +194,7 @@ impl ApplyLane {
             identity,
             published: published.clone(),
             deliver,
+            recipes,
             store,
         };
         let lane = Lane::spawn(kind, "apply", STACK_BYTES, move |jobs: &mut Vec<Job>| {
@@ -252,6 +254,7 @@ struct Worker {
     identity: Identity,
     published: Arc<Published>,
     deliver: Box<dyn Deliver>,
+    recipes: Arc<dyn Recipes>,
     store: Store,
 }
 
@@ -281,6 +284,7 @@ impl Worker {
             }
             Job::Install { state, last, done } => {
                 let old = std::mem::replace(&mut self.state, *state);
+                self.state.prepare(&*self.recipes);
                 self.published.want();
                 self.publish(last);
                 self.deliver.installed(&self.state);
@@ -298,7 +302,7 @@ impl Worker {
             if let EntryPayload::Normal(Payload(data)) = &entry.payload {
                 bytes += data.len() as u64;
             }
-            if let Some(applied) = step(&mut self.state, &mut self.decoder, &entry)? {
+            if let Some(applied) = step(&mut self.state, &mut self.decoder, &*self.recipes, &entry)? {
                 self.check_cluster()?;
                 self.deliver.applied(&self.state, applied);
             }
@@ -340,7 +344,12 @@ impl Worker {
 /// Applies one entry; what has no command has no outcome.
 ///
 /// Errors: a sentence for a command that this build does not know.
-pub(super) fn step(state: &mut State, decoder: &mut Decoder, entry: &Entry) -> Result<Option<Applied>, String> {
+pub(super) fn step(
+    state: &mut State,
+    decoder: &mut Decoder,
+    recipes: &dyn Recipes,
+    entry: &Entry,
+) -> Result<Option<Applied>, String> {
     let (index, term) = (entry.log_id.index, term_of(&entry.log_id));
     let zxid = zxid_of(state.zxid_base(), index);
     match &entry.payload {
@@ -348,7 +357,7 @@ pub(super) fn step(state: &mut State, decoder: &mut Decoder, entry: &Entry) -> R
             let command = decoder.decode(data).map_err(|e| {
                 format!("log entry {index} of term {term} cannot be applied: {e}; this build is older than the one that proposed it, or the log is damaged")
             })?;
-            return Ok(Some(state.apply(zxid, term, &command)));
+            return Ok(Some(state.apply(zxid, term, &command, recipes)));
         }
         // The very first entry has index 0 and stands before all zxids.
         EntryPayload::Blank | EntryPayload::Membership(_) if zxid > state.last_zxid() => state.skip(zxid),

@@ -13,7 +13,7 @@ use quorate_model::{NodeId, Zxid};
 use quorate_seam::sim::{SimDisk, SimNet, SimRandom};
 use quorate_seam::{BoxFuture, Disk, LaneKind, Net, Open, SystemDisk, SystemNet, SystemRandom};
 use quorate_tree::command::OpenSession;
-use quorate_tree::{Applied, Body, Command, Digest, Origin, Stamp, State};
+use quorate_tree::{Applied, Body, Command, Digest, Origin, Stamp, State, recipe::NoRecipes};
 use quorate_wal::Wal;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +116,7 @@ impl Node {
             apply_lane: lane(),
             background_lane: lane(),
             deliver: Box::new(self.recorder.clone()),
+            recipes: Arc::new(NoRecipes),
             timing: self.world.timing,
             snapshots: self.world.policy,
             service,
@@ -451,6 +452,47 @@ async fn a_learner_added_after_a_purge_to_the_tip_gets_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_recording_is_the_longest_row_that_is_still_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(&World::real(), 1, dir.path()).await;
+    let handle = nodes[0].handle();
+    let replayed = |recorded: &Recorded, mut state: State| {
+        for entry in &recorded.entries {
+            let zxid = Zxid(entry.index);
+            match &entry.command {
+                command if !command.is_empty() => {
+                    state.apply(zxid, entry.term, &Command::decode(command).unwrap(), &NoRecipes);
+                }
+                _ if entry.index > 0 => state.skip(zxid),
+                _ => {}
+            }
+        }
+        (state.last_zxid(), state.digest())
+    };
+    let last = write(&nodes[0], 0..20).await;
+    let whole = handle.recorded().await.unwrap();
+    assert!(whole.snapshot.is_none());
+    assert_eq!((whole.entries[0].index, whole.zxid), (0, Zxid(last)));
+    assert_eq!(replayed(&whole, State::new()), (whole.zxid, whole.digest));
+    // Without its beginning it needs the snapshot.
+    let kept = handle.snapshot_now().await.unwrap();
+    let end = write(&nodes[0], 20..25).await;
+    handle.purge(kept.index()).await.unwrap();
+    let purged = async {
+        while handle.metrics().purged < kept.index() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, purged).await.unwrap();
+    let rest = handle.recorded().await.unwrap();
+    let begin = rest.snapshot.clone().expect("the log has no beginning");
+    assert_eq!((begin.index(), rest.entries.len(), rest.zxid), (last, 5, Zxid(end)));
+    let mut file = std::fs::File::open(begin.path()).unwrap();
+    let (state, ..) = quorate_tree::snapshot::read(&mut file).unwrap();
+    assert_eq!(replayed(&rest, state), (rest.zxid, rest.digest));
+}
+
+#[tokio::test]
 async fn the_log_is_purged_under_load_and_nobody_stumbles() {
     let dir = tempfile::tempdir().unwrap();
     let policy =
@@ -541,7 +583,7 @@ async fn a_broken_snapshot_transfer_goes_on_where_it_stopped_and_a_wrong_one_is_
     let mut state = State::new();
     for n in 1..2000 {
         let command = Command::decode(&open_session(n)).unwrap();
-        state.apply(Zxid(n as u64), 1, &command);
+        state.apply(Zxid(n as u64), 1, &command, &NoRecipes);
     }
     let last_log_id = Some(types::log_id(1, 1999));
     let meta = types::SnapshotMeta { last_log_id, ..Default::default() };
@@ -634,7 +676,9 @@ impl StoreBuilder<Types, LogStore, StateMachine, ()> for Stores {
         let published = Published::new(NodeId(1), Arc::default());
         let store = Store::open(disk.clone(), "/data/snapshots".into(), CLUSTER, 2, &LaneKind::task()).unwrap().store;
         let deliver = Box::new(Recorder::default());
-        let lane = ApplyLane::spawn(&LaneKind::task(), identity, published.clone(), deliver, store.clone()).unwrap();
+        let recipes = Arc::new(NoRecipes);
+        let lane =
+            ApplyLane::spawn(&LaneKind::task(), identity, published.clone(), deliver, recipes, store.clone()).unwrap();
         let options = quorate_wal::Options { lane: LaneKind::task(), segment_bytes: 1 << 20, ..Default::default() };
         let (wal, _) = Wal::open(disk, "/data/log".as_ref(), options).unwrap();
         Ok((

@@ -9,10 +9,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::Mutex;
-use quorate_model::{Code, Zxid};
+use quorate_model::{Code, SessionId, Zxid};
 use quorate_tree::{Applied, OriginReply, SessionNews, State, Verdict};
 
-use super::{expiry::Expiry, handle::Connection, registry::Registry, watches::Watches};
+use super::{expiry::Expiry, handle::Connection, outbox::Out, registry::Registry, watches::Watches};
 use crate::{cluster::digests::Points, propose::Ticks, raft::Deliver};
 
 /// The sink of the state machine's lane.
@@ -50,7 +50,18 @@ impl Delivery {
         }
     }
 
-    fn answer_origin(&self, zxid: Zxid, origin: quorate_tree::Origin, reply: OriginReply) {
+    /// What a session is owed beside the replies to its writes: it is told again wherever it comes, until it says that it
+    /// has it (rules.md 18, 23).
+    fn tell_owed(state: &State, session: SessionId, connection: &Connection) {
+        for (seq, zxid, answer) in state.answered(session) {
+            connection.outbox.push(Out::Completed { seq, zxid, answer: answer.clone() });
+        }
+        for notice in state.notices(session) {
+            connection.outbox.push(Out::Notice(notice));
+        }
+    }
+
+    fn answer_origin(&mut self, state: &State, zxid: Zxid, origin: quorate_tree::Origin, reply: OriginReply) {
         let Some(waiter) = self.registry.take_ticket(origin) else { return };
         if let (
             Some(connection),
@@ -60,6 +71,8 @@ impl Delivery {
         {
             connection.attach(*session, *generation, *timeout_ms, *last_seq);
             self.registry.attach(*session, connection);
+            Self::tell_owed(state, *session, connection);
+            self.touch(connection.clone());
             let (node, peer, client) = (self.registry.node(), &connection.peer, &connection.client);
             match reply {
                 OriginReply::Opened { .. } => {
@@ -125,11 +138,23 @@ impl Deliver for Delivery {
             }
             self.touch(connection);
         }
+        for (session, seq, zxid, answer) in applied.completions {
+            if let Some(connection) = self.registry.holder(session) {
+                connection.outbox.push(Out::Completed { seq, zxid, answer });
+                self.touch(connection);
+            }
+        }
+        for (session, notice) in applied.notices {
+            if let Some(connection) = self.registry.holder(session) {
+                connection.outbox.push(Out::Notice(notice));
+                self.touch(connection);
+            }
+        }
         for news in &applied.sessions {
             self.news(applied.zxid, news);
         }
         for (origin, reply) in applied.origins {
-            self.answer_origin(applied.zxid, origin, reply);
+            self.answer_origin(state, applied.zxid, origin, reply);
         }
     }
 
@@ -137,6 +162,9 @@ impl Deliver for Delivery {
         self.ticks.applied(state.tick_ms());
         self.watches.lock().published(&mut self.dirty);
         self.wake();
+        if state.next_wake() == Some(0) {
+            self.expiry.busy().notify_one();
+        }
     }
 
     fn installed(&mut self, state: &State) {
@@ -156,6 +184,7 @@ impl Deliver for Delivery {
                             connection.answer(self.registry.proposer(), seq, verdict, state.last_zxid());
                         }
                     }
+                    Self::tell_owed(state, session, &connection);
                     self.touch(connection);
                 }
             }

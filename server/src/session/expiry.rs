@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use quorate_model::SessionId;
 use quorate_seam::Clock;
 use quorate_tree::State;
+use tokio::sync::Notify;
 
 /// How often relays are sent and deadlines looked at, in ms (rules.md 13: at most every 100 ms).
 pub const RELAY_MS: u64 = 100;
@@ -72,12 +73,25 @@ pub struct Expiry {
     deadlines: Mutex<Deadlines>,
     heard: Mutex<Heard>,
     relayed: Mutex<BTreeMap<u64, Vec<Ping>>>,
+    /// Recipes have something to run: the leader need not wait for its next look.
+    busy: Notify,
 }
 
 impl Expiry {
     /// Nobody heard of yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, deadlines: Mutex::default(), heard: Mutex::default(), relayed: Mutex::default() }
+        Self {
+            clock,
+            deadlines: Mutex::default(),
+            heard: Mutex::default(),
+            relayed: Mutex::default(),
+            busy: Notify::new(),
+        }
+    }
+
+    /// Fires after entries that left something for recipes to run.
+    pub fn busy(&self) -> &Notify {
+        &self.busy
     }
 
     /// A session was heard of here.

@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod expiry;
 pub mod handle;
 pub mod outbox;
+pub mod queries;
 pub mod reads;
 pub mod registry;
 pub mod watches;

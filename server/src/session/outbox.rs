@@ -18,7 +18,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use quorate_model::{Answer, Code, EventKind, Refusal, Reply, Stat, Zxid};
+use quorate_model::{Answer, CallAnswer, Code, EventKind, Notice, Refusal, Reply, Stat, Zxid};
 use quorate_tree::{Change, Value};
 use tokio::{sync::Notify, time::Instant};
 
@@ -91,6 +91,17 @@ pub enum Out {
         /// What it is told.
         told: Told,
     },
+    /// The answer of a call that was put off.
+    Completed {
+        /// The number of the write that carried it.
+        seq: u64,
+        /// The entry that answered it.
+        zxid: Zxid,
+        /// What the recipe said.
+        answer: CallAnswer,
+    },
+    /// What a recipe tells this session.
+    Notice(Notice),
     /// A ping's answer.
     Pong(u64),
     /// The last thing sent.
@@ -106,12 +117,16 @@ impl Out {
     /// About how much memory it holds, in bytes.
     fn weight(&self) -> usize {
         let body = match self {
+            Out::Written { result: Ok(Reply::Called(Ok(reply))), .. } => reply.len(),
             Out::Written { .. } | Out::Pong(_) | Out::Goodbye { .. } => 0,
             Out::Answered { result: Ok(answer), .. } => answer_weight(answer),
             Out::Answered { .. } => 0,
+            Out::Completed { answer, .. } => answer.as_ref().map_or(0, |reply| reply.len()),
+            Out::Notice(notice) => notice.payload.as_ref().map_or(0, |payload| payload.len()),
             Out::Told { told: Told::Changed { change, shown, .. }, .. } => {
                 let value = shown.as_ref().and_then(|shown| shown.value.as_ref()?.data.as_ref());
-                change.path.len() + 64 + value.map_or(0, |data| data.len())
+                let payload = change.payload.as_ref().map_or(0, |payload| payload.len());
+                change.path.len() + 64 + payload + value.map_or(0, |data| data.len())
             }
             Out::Told { .. } => 0,
         };
@@ -125,6 +140,7 @@ fn answer_weight(answer: &Answer) -> usize {
         Answer::Children { entries, .. } => {
             entries.iter().map(|e| e.name.len() + 100 + e.data.as_ref().map_or(0, |d| d.len())).sum()
         }
+        Answer::Queried(Ok(reply)) => reply.len(),
         Answer::Ephemerals(paths) => paths.iter().map(|path| path.len() + 24).sum(),
         Answer::Multi(answers) => answers.iter().map(|answer| 32 + answer.as_ref().map_or(0, answer_weight)).sum(),
         _ => 0,
@@ -167,7 +183,7 @@ impl Outbox {
         if inner.closed || inner.dropped {
             return;
         }
-        if let Out::Written { zxid, .. } = &out {
+        if let Out::Written { zxid, .. } | Out::Completed { zxid, .. } = &out {
             self.told.fetch_max(zxid.0, Ordering::Release);
         }
         inner.reply_bytes += out.weight();

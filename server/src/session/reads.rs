@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
-use quorate_model::{Code, Read, Refusal, Zxid};
+use quorate_model::{Answer, Code, Read, Refusal, Zxid};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     handle::{Connection, READS_MAX},
     outbox::Out,
+    queries::Queries,
 };
 use crate::{
     error::Trouble,
@@ -65,6 +66,7 @@ impl Job {
 #[derive(Clone, Debug)]
 pub struct Reads {
     reader: Reader,
+    queries: Queries,
     linear: mpsc::UnboundedSender<Job>,
     held: mpsc::UnboundedSender<Job>,
 }
@@ -78,10 +80,10 @@ pub struct Queues {
 
 impl Reads {
     /// A door and its queues.
-    pub fn new(reader: Reader) -> (Self, Queues) {
+    pub fn new(reader: Reader, queries: Queries) -> (Self, Queues) {
         let (linear, linear_queue) = mpsc::unbounded_channel();
         let (held, held_queue) = mpsc::unbounded_channel();
-        (Self { reader, linear, held }, Queues { linear: linear_queue, held: held_queue })
+        (Self { reader, queries, linear, held }, Queues { linear: linear_queue, held: held_queue })
     }
 
     /// The barrier behind it.
@@ -118,7 +120,7 @@ impl Reads {
             if let Some(trouble) = self.out_of_contact(&job) {
                 refuse_job(&job, trouble);
             } else {
-                serve(&view, job, None);
+                self.serve(&view, job, None);
             }
             return;
         } else {
@@ -141,6 +143,37 @@ impl Reads {
         })
     }
 
+    /// Answers a read, or has a recipe answer it. `now`: taken once for a batch, before its first answer.
+    fn serve(&self, view: &quorate_tree::View, job: Job, now: Option<Instant>) {
+        let subject = job.connection.subject();
+        let Read::Query(query) = &job.read else {
+            let result = view.query(&subject, &job.read);
+            return answer(job, view.zxid(), result, now.unwrap_or_else(Instant::now));
+        };
+        if let Err(what) = query.check_limits() {
+            return refuse_job(&job, Trouble::new(Code::TooLarge, what));
+        }
+        let (query, zxid) = (query.clone(), view.zxid());
+        self.queries.submit(view.clone(), subject, query, move |told| {
+            let connection = job.connection.clone();
+            match told {
+                Ok(result) => answer(job, zxid, result, Instant::now()),
+                Err(trouble) => refuse_job(&job, trouble),
+            }
+            connection.wake();
+        });
+    }
+
+    /// Answers a read and marks its connection, in this order: somebody else who marked it before may wake it, and
+    /// unmark it, between a mark and an answer that comes later, and then nobody would tell of the answer.
+    fn serve_and_mark(&self, view: &quorate_tree::View, job: Job, now: Instant, dirty: &mut Vec<Arc<Connection>>) {
+        let connection = job.connection.clone();
+        self.serve(view, job, Some(now));
+        if connection.mark_dirty() {
+            dirty.push(connection);
+        }
+    }
+
     /// Serves both queues until the node closes.
     pub async fn run(self, queues: Queues) {
         tokio::join!(self.clone().run_linear(queues.linear), self.run_held(queues.held));
@@ -161,7 +194,7 @@ impl Reads {
                 match &view {
                     Err(trouble) => fail(job, trouble.clone(), &mut dirty),
                     Ok(view) if job.unblocked() && view.zxid() >= job.min_zxid => {
-                        serve_and_mark(view, job, now, &mut dirty);
+                        self.serve_and_mark(view, job, now, &mut dirty);
                     }
                     Ok(_) => {
                         let _ = self.held.send(job);
@@ -195,7 +228,7 @@ impl Reads {
                     match self.out_of_contact(&job) {
                         Some(trouble) => fail(job, trouble, &mut dirty),
                         None => {
-                            serve_and_mark(&view, job, now, &mut dirty);
+                            self.serve_and_mark(&view, job, now, &mut dirty);
                         }
                     }
                 } else if now >= job.deadline() {
@@ -221,27 +254,15 @@ impl Reads {
     }
 }
 
-/// Answers a read and marks its connection, in this order: somebody else who marked it before may wake it, and unmark it,
-/// between a mark and an answer that comes later, and then nobody would tell of the answer.
-fn serve_and_mark(view: &quorate_tree::View, job: Job, now: Instant, dirty: &mut Vec<Arc<Connection>>) {
-    let connection = job.connection.clone();
-    serve(view, job, Some(now));
-    if connection.mark_dirty() {
-        dirty.push(connection);
-    }
-}
-
-/// Answers a read. `now`: taken once for a batch, before its first answer.
-fn serve(view: &quorate_tree::View, job: Job, now: Option<Instant>) {
-    let result = view.query(&job.connection.subject(), &job.read);
+fn answer(job: Job, zxid: Zxid, result: Result<Answer, Refusal>, now: Instant) {
     job.connection.reads.fetch_sub(1, Ordering::Relaxed);
     let (outcome, code) = match &result {
         Ok(_) => (Outcome::Done, None),
         Err(refusal) => (Outcome::Refused, Some(refusal.code)),
     };
-    let took = now.unwrap_or_else(Instant::now) - job.since;
-    job.connection.ended(job.xid, view.zxid(), Op::from(&job.read), outcome, code, took);
-    job.connection.outbox.push(Out::Answered { xid: job.xid, zxid: view.zxid(), result, detail: String::new() });
+    let took = now - job.since;
+    job.connection.ended(job.xid, zxid, Op::from(&job.read), outcome, code, took);
+    job.connection.outbox.push(Out::Answered { xid: job.xid, zxid, result, detail: String::new() });
 }
 
 fn refuse_job(job: &Job, trouble: Trouble) {

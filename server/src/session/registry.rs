@@ -222,7 +222,6 @@ impl Registry {
         let outcome = loop {
             routes.borrow_and_update();
             self.proposer.send(body.clone());
-            // Not sooner without a reason: a second attach raises the generation again, and the first answer is void.
             let again = (Instant::now() + ASK_AGAIN_AFTER).min(deadline);
             tokio::select! { biased;
                 told = &mut reply => break told.map_err(|_| Trouble::from(Code::Closing)),

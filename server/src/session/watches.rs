@@ -339,7 +339,7 @@ fn end(connection: &Connection, watch: u64, code: Code) {
 
 /// What an event shows beside its change; most show nothing.
 fn shown(state: &State, armed: &Armed, change: &Change, kind: EventKind) -> Option<Arc<Shown>> {
-    let wanted = armed.order.with_values && kind != EventKind::Deleted;
+    let wanted = armed.order.with_values && !matches!(kind, EventKind::Deleted | EventKind::Emitted);
     if !wanted && kind != EventKind::ChildrenChanged {
         return None;
     }
@@ -400,7 +400,10 @@ fn sees(order: &Order, change: &Change) -> Option<EventKind> {
         WatchMode::Persistent if same => own.then_some(change.kind),
         WatchMode::Persistent => child.then_some(EventKind::ChildrenChanged),
         WatchMode::OneShot => match order.kind {
-            WatchKind::Data => (same && change.kind != EventKind::AclChanged).then_some(change.kind),
+            WatchKind::Data => {
+                let told = !matches!(change.kind, EventKind::AclChanged | EventKind::Emitted);
+                (same && told).then_some(change.kind)
+            }
             WatchKind::Children if same => (change.kind == EventKind::Deleted).then_some(EventKind::Deleted),
             WatchKind::Children => child.then_some(EventKind::ChildrenChanged),
         },

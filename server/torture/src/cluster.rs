@@ -24,6 +24,9 @@ pub const NODES: usize = 3;
 /// Time for a fresh cluster to be reachable.
 const START: Duration = Duration::from_secs(60);
 
+/// Where recipes are not what is looked at: nodes start again and again, and each start compiles what is installed.
+pub const WITHOUT_RECIPES: [(&str, &str); 1] = [("QUORATE_RECIPES__STANDARD", "false")];
+
 #[derive(Debug)]
 struct Node {
     data: PathBuf,
@@ -41,6 +44,7 @@ struct Node {
 pub struct Cluster {
     quorate: PathBuf,
     nodes: Vec<Node>,
+    environment: &'static [(&'static str, &'static str)],
 }
 
 impl Cluster {
@@ -48,10 +52,10 @@ impl Cluster {
     ///
     /// Errors: a node that does not start; its log is named.
     pub async fn start(quorate: &Path, dir: &Path) -> Result<Self> {
-        Self::start_with(quorate, dir, NODES, &[None; NODES], START).await
+        Self::start_with(quorate, dir, NODES, &[None; NODES], START, &WITHOUT_RECIPES).await
     }
 
-    /// As [`Cluster::start`], with that many nodes, each with its own disk, within `patience`.
+    /// As [`Cluster::start`], with that many nodes, each with its own disk, within `patience`, and more settings.
     ///
     /// Errors: as there.
     pub async fn start_with(
@@ -60,6 +64,7 @@ impl Cluster {
         count: usize,
         faults: &[Option<Fault>],
         patience: Duration,
+        environment: &'static [(&'static str, &'static str)],
     ) -> Result<Self> {
         let mut ports = free_ports(3 * count)?.into_iter();
         let mut address = || format!("127.0.0.1:{}", ports.next().expect("as many ports as addresses"));
@@ -72,7 +77,7 @@ impl Cluster {
             let (client, peer, http) = (address(), address(), address());
             nodes.push(Node { data, log, client, peer, http, fault, seen, process: None });
         }
-        let mut cluster = Self { quorate: quorate.to_path_buf(), nodes };
+        let mut cluster = Self { quorate: quorate.to_path_buf(), nodes, environment };
         cluster.restart_dead()?;
         cluster.init(patience).await?;
         Ok(cluster)
@@ -128,6 +133,14 @@ impl Cluster {
         (0..self.nodes.len()).try_for_each(|node| self.kill(node))
     }
 
+    /// What a node, from 0, has said so far.
+    ///
+    /// Errors: its log cannot be read.
+    pub fn log(&self, node: usize) -> Result<String> {
+        let log = &self.nodes[node].log;
+        std::fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))
+    }
+
     /// What strace saw of a node, from 0.
     pub fn seen(&self, node: usize) -> PathBuf {
         self.nodes[node].seen.clone()
@@ -160,6 +173,7 @@ impl Cluster {
             serve.arg("serve").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             serve.env("QUORATE_NODE__DATA", &node.data).env("QUORATE_CLUSTER__JOIN", &join);
             serve.env("QUORATE_LISTEN__CLIENT", &node.client).env("QUORATE_LISTEN__PEER", &node.peer);
+            serve.envs(self.environment.iter().copied());
             serve.env("QUORATE_LISTEN__HTTP", &node.http).env("QUORATE_LISTEN__ZOOKEEPER", "");
             node.process = Some(serve.spawn().with_context(|| format!("cannot start {}", self.quorate.display()))?);
         }

@@ -6,7 +6,7 @@
 //! version must equal what was acknowledged plus those unknown outcomes that turned out to have happened; every
 //! acknowledged create must be there once, under the name that was acknowledged, and nothing else may be.
 //!
-//! Beside it, disks that are slow or broken by strace ([`strace`]).
+//! Beside it, a storm of all standard recipes ([`storm`]), and disks that are slow or broken by strace ([`strace`]).
 //!
 //! Absent: faults below the process (torn writes, partitions, clocks); `server/sim` makes those, by seed.
 
@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod ledger;
 mod load;
 mod random;
+pub mod storm;
 pub mod strace;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -70,7 +70,7 @@ impl Progress {
         self.until(|| self.acked() >= goal).await;
     }
 
-    async fn until(&self, done: impl Fn() -> bool) {
+    pub(crate) async fn until(&self, done: impl Fn() -> bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -82,18 +82,18 @@ impl Progress {
         }
     }
 
-    fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
     /// Waits until another write may begin; `false`: no more.
-    async fn begin(&self) -> bool {
+    pub(crate) async fn begin(&self) -> bool {
         self.until(|| self.stopped() || self.begun.load(Ordering::SeqCst) < self.allowed.load(Ordering::SeqCst)).await;
         self.begun.fetch_add(1, Ordering::SeqCst);
         !self.stopped()
     }
 
-    fn acknowledged(&self) {
+    pub(crate) fn acknowledged(&self) {
         self.acked.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_waiters();
     }

@@ -14,7 +14,7 @@ use clap::Parser;
 use quorate_torture::{
     Settings,
     ledger::Report,
-    run,
+    run, storm,
     strace::{self, Seen},
 };
 
@@ -30,6 +30,10 @@ struct Args {
     /// Clients that write at the same time.
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// All standard recipes instead of plain writes, with changes of leader, snapshots and ended sessions beside the kills;
+    /// the clients are those of each recipe.
+    #[arg(long, conflicts_with_all = ["fsync_delay", "fsync_error"])]
+    recipes: bool,
     /// Instead of kills: fdatasync takes so many ms longer on two of three nodes (strace), and no write may be quicker.
     #[arg(long, value_name = "MS", conflicts_with_all = ["rounds", "fsync_error"])]
     fsync_delay: Option<u64>,
@@ -59,8 +63,14 @@ fn disk(run: impl AsyncFnOnce(&Path) -> Result<Seen>) -> Result<ExitCode> {
     }
 }
 
+fn show(report: &Report) {
+    let Report { rounds, kills, acked, unknown, resolved } = report;
+    println!("{rounds} rounds, {kills} kills, {acked} acked, {unknown} unknown, {resolved} resolved as happened");
+    println!("nothing acknowledged was lost, nothing was applied twice");
+}
+
 fn main() -> Result<ExitCode> {
-    let Args { quorate, rounds, clients, seed, fsync_delay, fsync_error } = Args::parse();
+    let Args { quorate, rounds, clients, recipes, seed, fsync_delay, fsync_error } = Args::parse();
     if let Some(ms) = fsync_delay {
         return disk(async |dir| strace::run_delay(&quorate, dir, Duration::from_millis(ms), 30).await);
     }
@@ -74,14 +84,13 @@ fn main() -> Result<ExitCode> {
     println!("seed {seed}, {rounds} rounds, {clients} clients");
     let settings = Settings { quorate, dir: dir.path().to_path_buf(), rounds, clients, seed };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    match runtime.block_on(run(&settings)) {
-        Ok(Report { rounds, kills, acked, unknown, resolved }) => {
-            println!(
-                "{rounds} rounds, {kills} kills, {acked} acked, {unknown} unknown, {resolved} resolved as happened"
-            );
-            println!("nothing acknowledged was lost, nothing was applied twice");
-            Ok(ExitCode::SUCCESS)
-        }
+    let ran = if recipes {
+        runtime.block_on(storm::run(&settings)).map(|storm| println!("{storm:#?}\nevery recipe kept its promises"))
+    } else {
+        runtime.block_on(run(&settings)).map(|report| show(&report))
+    };
+    match ran {
+        Ok(()) => Ok(ExitCode::SUCCESS),
         Err(found) => {
             dir.disable_cleanup(true);
             eprintln!("torture: {found:#}\nseed {seed}; data and logs are kept in {}", dir.path().display());

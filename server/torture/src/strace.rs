@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use quorate_client::Client;
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, NODES, WITHOUT_RECIPES};
 
 /// A slow start on a busy machine, every sync of which takes a third of a second longer.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -97,7 +97,7 @@ pub struct Seen {
 pub async fn run_delay(quorate: &Path, dir: &Path, delay: Duration, writes: u32) -> Result<Seen> {
     usable()?;
     let faults = [Some(Fault::Delay(delay)), Some(Fault::Delay(delay)), None];
-    let cluster = Cluster::start_with(quorate, dir, NODES, &faults, PATIENCE).await?;
+    let cluster = Cluster::start_with(quorate, dir, NODES, &faults, PATIENCE, &WITHOUT_RECIPES).await?;
     let builder = Client::builder().operation_timeout(PATIENCE).timeout(Duration::from_secs(60));
     let client = builder.connect(&cluster.target()).await.context("cannot connect")?;
     client.create(VALUE, "").await?;
@@ -125,7 +125,7 @@ pub async fn run_error(quorate: &Path, dir: &Path, nth: u32) -> Result<Seen> {
     usable()?;
     ensure!(nth >= 20, "--fsync-error {nth}: 20 at least, since a node syncs some times before it takes a write");
     let fault = Fault::Error(nth);
-    let mut cluster = Cluster::start_with(quorate, dir, 1, &[Some(fault)], PATIENCE).await?;
+    let mut cluster = Cluster::start_with(quorate, dir, 1, &[Some(fault)], PATIENCE, &WITHOUT_RECIPES).await?;
     let builder = Client::builder().operation_timeout(Duration::from_secs(5));
     let client = builder.connect(&cluster.target()).await.context("cannot connect")?;
     client.create(VALUE, "").await?;

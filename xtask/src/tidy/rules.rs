@@ -22,6 +22,9 @@ const ALL: &[&str] = &[
     "quorate-client",
     "quorate-seam",
     "quorate-wal",
+    "quorate-plugin-host",
+    "quorate-recipe-build",
+    "quorate-recipe-sim",
     "quorate-server",
     "quorate-torture",
 ];
@@ -67,6 +70,19 @@ pub(super) const CRATES: &[Crate] = &[
     },
     Crate { name: "quorate-seam", rooms: &[], foreign: None, never: &["openraft", "wasmtime", "redb"] },
     Crate { name: "quorate-wal", rooms: &["quorate-seam"], foreign: None, never: &["openraft", "wasmtime", "redb"] },
+    Crate {
+        name: "quorate-plugin-host",
+        rooms: &["quorate-model", "quorate-tree"],
+        foreign: Some(&["bytes", "parking_lot", "sha2", "thiserror", "wasmparser", "wasmtime"]),
+        never: &["tokio", "openraft", "redb"],
+    },
+    // Everything that a recipe runs on, without sockets and without a server.
+    Crate {
+        name: "quorate-recipe-sim",
+        rooms: &["quorate-model", "quorate-tree", "quorate-proto", "quorate-client", "quorate-plugin-host"],
+        foreign: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
+        never: &["openraft", "redb"],
+    },
     Crate { name: "quorate-server", rooms: ALL, foreign: None, never: &[] },
     Crate { name: "quorate-sim", rooms: ALL, foreign: None, never: &[] },
     Crate {
@@ -81,8 +97,31 @@ pub(super) const CRATES: &[Crate] = &[
         foreign: None,
         never: &["quorate-tree", "quorate-jute", "openraft", "redb"],
     },
+    // What a recipe is made of has no dependency: it builds in seconds, without a network, the same everywhere.
+    Crate { name: "quorate-guest", rooms: &[], foreign: Some(&[]), never: &[] },
+    Crate {
+        name: "quorate-recipe-build",
+        rooms: &[],
+        foreign: Some(&["anyhow", "sha2", "wasmparser", "wit-component", "wit-parser"]),
+        never: &["wasmtime", "tokio"],
+    },
+    recipe("quorate-recipe-barrier"),
+    recipe("quorate-recipe-broken-lock"),
+    recipe("quorate-recipe-counter"),
+    recipe("quorate-recipe-election"),
+    recipe("quorate-recipe-group"),
+    recipe("quorate-recipe-lock"),
+    recipe("quorate-recipe-queue"),
+    recipe("quorate-recipe-semaphore"),
+    recipe("example-rate-limiter"),
     Crate {
         name: "example-config-watch",
+        rooms: &["quorate-client", "quorate-model"],
+        foreign: None,
+        never: &["quorate-tree", "openraft"],
+    },
+    Crate {
+        name: "example-cron-once",
         rooms: &["quorate-client", "quorate-model"],
         foreign: None,
         never: &["quorate-tree", "openraft"],
@@ -95,6 +134,14 @@ pub(super) const CRATES: &[Crate] = &[
     },
     Crate { name: "xtask", rooms: &[], foreign: None, never: &["quorate-model"] },
 ];
+
+/// A recipe, or an example of one.
+const fn recipe(name: &'static str) -> Crate {
+    Crate { name, rooms: &["quorate-guest"], foreign: Some(&[]), never: &[] }
+}
+
+/// Sources that a program wrote; a test compares them with what it writes.
+pub(super) const GENERATED: &[&str] = &["plugins/guest/src/bindings.rs"];
 
 /// A room inside `server/src` and what it may import of the others.
 pub(super) struct Room {
@@ -121,7 +168,7 @@ pub(super) const ROOMS: &[Room] = &[
     },
     Room {
         place: "server/src/session/",
-        may: &["propose", "read", "raft::Deliver", "cluster::digests"],
+        may: &["propose", "read", "raft::Deliver", "cluster::digests", "engine::STACK_BYTES"],
         never: &["quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
     },
     Room {
@@ -152,7 +199,19 @@ pub(super) const ROOMS: &[Room] = &[
     },
     Room {
         place: "server/src/cluster/",
-        may: &["identity", "leader", "listener", "node", "peer", "raft", "tls"],
+        may: &[
+            "engine",
+            "identity",
+            "leader",
+            "listener",
+            "node",
+            "peer",
+            "raft",
+            "recording",
+            "signature",
+            "standard",
+            "tls",
+        ],
         never: &["quorate_wal", "quorate_client", "openraft", "redb"],
     },
     Room {
@@ -171,7 +230,7 @@ pub(super) const ROOMS: &[Room] = &[
     // Settings become what a node is built with.
     Room {
         place: "server/src/config.rs",
-        may: &["node::NodeOptions", "raft", "protocol::zookeeper::words"],
+        may: &["node::NodeOptions", "raft", "protocol::zookeeper::words", "signature"],
         never: NO_STATE,
     },
     Room { place: "server/src/zoo_cfg.rs", may: &[], never: NO_STATE },
@@ -189,16 +248,38 @@ pub(super) const ROOMS: &[Room] = &[
         may: &["auth", "cluster", "node", "protocol::zookeeper", "tls"],
         never: &["quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
     },
+    // The one place that knows which engine runs recipes.
+    Room {
+        place: "server/src/engine.rs",
+        may: &[],
+        never: &["quorate_tree", "quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
+    },
+    Room {
+        place: "server/src/signature.rs",
+        may: &["engine"],
+        never: &["quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
+    },
+    Room { place: "server/src/standard.rs", may: &[], never: NO_STATE },
     // Works on the files of nodes that don't run.
     Room {
         place: "server/src/offline.rs",
-        may: &["identity", "raft"],
+        may: &["engine", "identity", "raft"],
+        never: &["quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
+    },
+    Room {
+        place: "server/src/recording.rs",
+        may: &["raft::RecordedEntry"],
+        never: &["quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
+    },
+    Room {
+        place: "server/src/replay.rs",
+        may: &["engine", "offline", "recording"],
         never: &["quorate_proto", "quorate_wal", "quorate_client", "openraft", "redb", "tonic"],
     },
     // The command line is a client like any other; the verbs that start nodes or read files of stopped ones are excepted.
     Room {
         place: "server/src/cli/",
-        may: &["http", "node", "offline", "tls"],
+        may: &["http", "node", "offline", "replay", "signature", "tls"],
         never: &["quorate_tree", "quorate_wal", "openraft", "redb"],
     },
     // These build the rooms and decide nothing.

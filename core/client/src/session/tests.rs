@@ -108,6 +108,7 @@ fn outputs(session: &mut Session<Ticket>) -> Vec<String> {
                 Heard::Failed(error) => format!("watch {watch} {:?}", error.code()),
                 other => format!("watch {watch} {other:?}"),
             },
+            Output::Notice(notice) => format!("notice ({},{})", notice.zxid, notice.index),
         })
         .collect()
 }
@@ -569,6 +570,20 @@ fn close_without_a_connection_gives_up_at_its_deadline() {
 }
 
 #[test]
+fn a_session_that_ends_while_it_is_closed_is_not_followed_by_another() {
+    let mut session = machine(Config { reopen: true, ..config() }, 0);
+    attach(&mut session, 0, 0);
+    outputs(&mut session);
+    session.close(ticket(1), u64::MAX);
+    session.receive(1, goodbye(Code::SessionExpired));
+    assert_eq!(outputs(&mut session), ["Closed", "1 ok"]);
+    actions(&mut session);
+    session.tick(100_000);
+    assert_eq!(actions(&mut session), []);
+    assert_eq!((session.state(), outputs(&mut session).len()), (State::Closed, 0));
+}
+
+#[test]
 fn reopen_begins_a_new_session() {
     let mut session = machine(Config { reopen: true, ..config() }, 0);
     attach(&mut session, 0, 0);
@@ -623,4 +638,156 @@ fn a_reply_that_nobody_understands_ends_its_call_only() {
     );
     assert_eq!(outputs(&mut session), ["1 MarshallingError Unknown", "2 MarshallingError Unknown"]);
     assert_eq!(session.state(), State::Connected);
+}
+
+// ---- calls of recipes
+
+fn call(args: &'static str) -> v1::Request {
+    let call = quorate_model::Call {
+        instance: "lock".into(),
+        method: "acquire".into(),
+        args: Bytes::from_static(args.as_bytes()),
+        ..Default::default()
+    };
+    encode_request(Xid(0), Op::Write { seq: 0, write: Write::Call(call) })
+}
+
+fn parked(xid: u64, zxid: u64) -> v1::Reply {
+    reply(xid, zxid, Ok(Body::Write(Reply::Parked)))
+}
+
+fn completion(seq: u64, zxid: u64) -> v1::ServerFrame {
+    let completed = Completed { seq, zxid: Zxid(zxid), answer: Ok(Bytes::from_static(b"yours")) };
+    v1::ServerFrame { completions: vec![convert::encode_completion(completed)], ..Default::default() }
+}
+
+fn write_of(request: &v1::Request) -> Write {
+    match convert::decode_request(request.clone()).expect("well formed").1 {
+        Op::Write { write, .. } => write,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_parked_call_is_answered_once_and_the_next_call_acknowledges_it() {
+    let mut session = up(0);
+    session.submit_call(call(""), ticket(1), 50_000, 9);
+    let xid = session.frame(10).expect("a frame").requests[0].xid;
+    session.receive(20, replies(vec![parked(xid, 101)]));
+    assert!(outputs(&mut session).is_empty());
+    // Its number is answered: the window is open, later writes go on.
+    session.submit(write("x"), ticket(2), 50_000);
+    let frame = session.frame(30).expect("a frame");
+    assert_eq!((seqs(&frame), frame.acked), (vec![2], 1));
+    session.receive(40, completion(1, 105));
+    assert_eq!(outputs(&mut session), ["1 ok"]);
+    assert_eq!(session.last_zxid(), Zxid(105));
+    // Told again, as after each attach: nobody hears of it twice.
+    session.receive(50, completion(1, 105));
+    assert!(outputs(&mut session).is_empty());
+    session.submit_call(call("again"), ticket(3), 50_000, 10);
+    let frame = session.frame(60).expect("a frame");
+    let Write::Call(second) = write_of(&frame.requests[0]) else { panic!("a call") };
+    assert_eq!(second.acks.calls, [1]);
+}
+
+#[test]
+fn a_parked_call_waits_over_a_reconnect_and_an_early_answer_is_kept() {
+    let mut session = up(0);
+    session.submit_call(call(""), ticket(1), 50_000, 9);
+    session.submit_call(call(""), ticket(2), 50_000, 10);
+    let frame = session.frame(10).expect("a frame");
+    session.receive(20, replies(vec![parked(frame.requests[0].xid, 101)]));
+    session.disconnected(30, "reset");
+    // Of the second call nobody knows yet; the cluster has applied and answered both meanwhile.
+    let again = attach(&mut session, 40, 2);
+    outputs(&mut session);
+    assert_eq!(seqs(&again), [2], "what is parked is not asked again");
+    session.receive(50, completion(1, 105));
+    session.receive(50, completion(2, 106));
+    assert_eq!(outputs(&mut session), ["1 ok"], "the second one is not known to be parked");
+    session.receive(60, replies(vec![parked(again.requests[0].xid, 102)]));
+    assert_eq!(outputs(&mut session), ["2 ok"]);
+}
+
+#[test]
+fn a_withdrawn_call_comes_to_what_the_cluster_says() {
+    for (answer, told) in [(None, "1 Cancelled Safe"), (Some((Zxid(104), Ok(Bytes::new()))), "1 ok")] {
+        let mut session = up(0);
+        session.submit_call(call(""), ticket(1), 50_000, 9);
+        let xid = session.frame(10).expect("a frame").requests[0].xid;
+        session.receive(20, replies(vec![parked(xid, 101)]));
+        session.withdraw(9);
+        session.withdraw(9);
+        let frame = session.frame(30).expect("a frame");
+        assert_eq!(frame.requests.iter().map(write_of).collect::<Vec<_>>(), [Write::Cancel { seq: 1 }], "asked once");
+        let cancelled = Reply::Cancelled { answer };
+        session.receive(40, replies(vec![reply(frame.requests[0].xid, 103, Ok(Body::Write(cancelled)))]));
+        assert_eq!(outputs(&mut session), [told]);
+    }
+    // Before it was sent it is taken back at once; before it is known to be parked, as soon as it is.
+    let mut session = up(0);
+    session.submit_call(call(""), ticket(1), 50_000, 9);
+    session.withdraw(9);
+    assert_eq!(outputs(&mut session), ["1 Cancelled Safe"]);
+    session.submit_call(call(""), ticket(2), 50_000, 10);
+    let xid = session.frame(10).expect("a frame").requests[0].xid;
+    session.withdraw(10);
+    session.receive(20, replies(vec![parked(xid, 101)]));
+    let frame = session.frame(30).expect("a frame");
+    assert_eq!(frame.requests.iter().map(write_of).collect::<Vec<_>>(), [Write::Cancel { seq: 1 }]);
+}
+
+#[test]
+fn a_call_past_its_deadline_is_withdrawn_and_told_what_came_of_it() {
+    let mut session = up(0);
+    session.submit_call(call(""), ticket(1), 1_000, 9);
+    let xid = session.frame(10).expect("a frame").requests[0].xid;
+    session.receive(20, replies(vec![parked(xid, 101)]));
+    assert!(session.wake_at(20) <= 1_000);
+    session.tick(1_000);
+    assert!(outputs(&mut session).is_empty(), "whether it was answered is not known yet");
+    let frame = session.frame(1_000).expect("a frame");
+    let cancelled = Reply::Cancelled { answer: None };
+    session.receive(1_010, replies(vec![reply(frame.requests[0].xid, 103, Ok(Body::Write(cancelled)))]));
+    assert_eq!(outputs(&mut session), ["1 OperationTimeout Safe"]);
+    // Where nobody says so in time, it may have been.
+    session.submit_call(call(""), ticket(2), 2_000, 10);
+    let xid = session.frame(1_020).expect("a frame").requests[0].xid;
+    session.receive(1_030, replies(vec![parked(xid, 104)]));
+    session.tick(2_000);
+    session.frame(2_000);
+    session.tick(2_000 + WITHDRAW_GRACE_MS);
+    assert!(outputs(&mut session).contains(&"2 OperationTimeout Unknown".to_owned()));
+}
+
+#[test]
+fn nobody_waits_for_a_call_whose_session_is_lost_and_a_dropped_one_is_withdrawn() {
+    let mut session = up(0);
+    session.submit_call(call(""), ticket(1), 50_000, 9);
+    let dropped = ticket(2);
+    session.submit_call(call(""), dropped.clone(), 50_000, 10);
+    let frame = session.frame(10).expect("a frame");
+    dropped.gone.set(true);
+    session.receive(20, replies(frame.requests.iter().map(|request| parked(request.xid, 101)).collect()));
+    let frame = session.frame(30).expect("a frame");
+    assert_eq!(frame.requests.iter().map(write_of).collect::<Vec<_>>(), [Write::Cancel { seq: 2 }]);
+    session.receive(40, goodbye(Code::SessionExpired));
+    let told = outputs(&mut session);
+    assert!(told.contains(&"1 Unknown Unknown".to_owned()), "{told:?}");
+}
+
+#[test]
+fn answers_and_notices_are_acknowledged_without_a_call_too() {
+    let mut session = up(0);
+    let notice = |zxid, index| Notice { zxid: Zxid(zxid), index, instance: "i".into(), payload: None }.into();
+    let notices = vec![notice(101, 0), notice(101, 1), notice(101, 0)];
+    session.receive(20, v1::ServerFrame { notices, ..Default::default() });
+    assert_eq!(outputs(&mut session), ["notice (101,0)", "notice (101,1)"]);
+    session.receive(20, completion(7, 102));
+    // With the next ping, at the latest.
+    let frame = session.frame(3_000).expect("a ping is due");
+    let acks = frame.requests.iter().map(write_of).collect::<Vec<_>>();
+    assert_eq!(acks, [Write::Acknowledge(Acks { calls: vec![7], notices: (Zxid(101), 1) })]);
+    assert!(session.frame(3_000).is_none(), "once");
 }

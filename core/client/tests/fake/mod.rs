@@ -3,7 +3,7 @@
 //! It keeps sessions, numbers and recorded answers as rules.md 11 says, a flat map of znodes, and every change. It can
 //! be told to cut connections at the worst moment. Absent: consensus, time, ACLs, quotas, limits.
 
-#![allow(unreachable_pub)] // a module of tests: no crate is above it
+#![allow(unreachable_pub, dead_code)] // a module of tests: no crate is above it, and each uses its part
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use std::{
 use bytes::Bytes;
 use futures::Stream;
 use quorate_model::{
-    Answer, ChildEntry, Code, Event, EventKind, Read, Reply, Stat, Step, StepReply, WatchMode, Write, Xid, Zxid,
-    path::is_under,
+    Answer, Call, CallAnswer, ChildEntry, Code, Event, EventKind, Notice, Query, Read, Reply, Stat, Step, StepReply,
+    WatchMode, Write, Xid, Zxid, path::is_under,
 };
 use quorate_proto::{
-    convert::{Body, Op, Order, Refused, Replied, Told, decode_request, encode_event},
+    convert::{Body, Completed, Op, Order, Refused, Replied, Told, decode_request, encode_completion, encode_event},
     v1::{self, session_server},
 };
 use tokio::sync::mpsc;
@@ -36,6 +36,9 @@ struct Opened {
     last_seq: u64,
     records: BTreeMap<u64, v1::Reply>,
 }
+
+/// How a test plays a recipe: call in, answer out, or `None` to let it wait.
+pub type Recipe = Box<dyn FnMut(&Call) -> Option<CallAnswer> + Send>;
 
 struct Watcher {
     frames: Frames,
@@ -57,6 +60,10 @@ pub struct World {
     pub refuse: Option<Code>,
     /// Orders of watches as they came: path and place.
     pub orders: Vec<(String, Option<u64>)>,
+    /// Answers calls of recipes; what it does not answer is parked.
+    pub recipe: Option<Recipe>,
+    /// Calls that are parked, by number.
+    pub parked: BTreeMap<u64, Call>,
     sessions: BTreeMap<u64, Opened>,
     nonces: BTreeMap<Bytes, u64>,
     connections: Vec<Frames>,
@@ -89,7 +96,7 @@ impl Fake {
     /// Somebody else changes a znode.
     pub fn change(&self, path: &str, data: &str) {
         let data = Some(Bytes::copy_from_slice(data.as_bytes()));
-        self.world().write(Write::Set { path: path.into(), data, version: -1 }).ok();
+        self.world().write(0, Write::Set { path: path.into(), data, version: -1 }).ok();
     }
 }
 
@@ -123,9 +130,61 @@ impl World {
         (path, stat)
     }
 
-    fn write(&mut self, write: Write) -> Result<Reply, Refused> {
+    /// Answers a parked call.
+    pub fn complete(&mut self, seq: u64, answer: CallAnswer) {
+        self.parked.remove(&seq).expect("it waits");
+        self.zxid += 1;
+        let completed = Completed { seq, zxid: Zxid(self.zxid), answer };
+        self.send(&v1::ServerFrame { completions: vec![encode_completion(completed)], ..Default::default() });
+    }
+
+    /// Tells all sessions something.
+    pub fn notify(&mut self, instance: &str, payload: &str) {
+        self.zxid += 1;
+        let payload = Some(Bytes::copy_from_slice(payload.as_bytes()));
+        let notice = Notice { zxid: Zxid(self.zxid), index: 0, instance: instance.into(), payload };
+        self.send(&v1::ServerFrame { notices: vec![notice.into()], ..Default::default() });
+    }
+
+    /// What a recipe tells under a topic.
+    pub fn emit(&mut self, path: &str, payload: &str) {
+        self.zxid += 1;
+        let stat = Stat::default();
+        let event = Event { zxid: Zxid(self.zxid), index: 0, kind: EventKind::Emitted, path: path.into(), stat };
+        let value = Some((Some(Bytes::copy_from_slice(payload.as_bytes())), stat));
+        for watcher in self.watchers.iter().filter(|watcher| wanted(&watcher.order, &event)) {
+            let told = Told::Changed { event: event.clone(), value: value.clone() };
+            watcher.frames.send(Ok(self::told(watcher.order.id, vec![told]))).ok();
+        }
+    }
+
+    fn send(&self, frame: &v1::ServerFrame) {
+        for frames in &self.connections {
+            frames.send(Ok(frame.clone())).ok();
+        }
+    }
+
+    fn write(&mut self, seq: u64, write: Write) -> Result<Reply, Refused> {
         self.zxid += 1;
         match write {
+            Write::Call(call) => {
+                let mut recipe = self.recipe.take().expect("the test plays a recipe");
+                let answer = recipe(&call);
+                self.recipe = Some(recipe);
+                Ok(answer.map_or_else(
+                    || {
+                        self.parked.insert(seq, call);
+                        Reply::Parked
+                    },
+                    Reply::Called,
+                ))
+            }
+            Write::Cancel { seq } => {
+                // What is not parked any more was answered, and the answer is on its way.
+                self.parked.remove(&seq);
+                Ok(Reply::Cancelled { answer: None })
+            }
+            Write::Acknowledge(_) => Ok(Reply::Acknowledged),
             Write::Create(create) if self.nodes.contains_key(&create.path) => Err(Code::NodeExists.into()),
             Write::Create(create) => {
                 let path = match create.sequential {
@@ -177,8 +236,14 @@ impl World {
         }
     }
 
-    fn read(&self, read: Read) -> Result<Answer, Refused> {
+    fn read(&mut self, read: Read) -> Result<Answer, Refused> {
         match read {
+            Read::Query(Query { instance, method, args }) => {
+                let mut recipe = self.recipe.take().expect("the test plays a recipe");
+                let answer = recipe(&Call { instance, method, args, ..Call::default() });
+                self.recipe = Some(recipe);
+                Ok(Answer::Queried(answer.expect("a query is answered at once")))
+            }
             Read::Get(path) => {
                 let (data, stat) = self.nodes.get(&path).cloned().ok_or(Refused::from(Code::NoNode))?;
                 Ok(Answer::Node { data, stat })
@@ -276,7 +341,7 @@ impl Fake {
                         let opened = world.sessions.entry(*session).or_default();
                         assert_eq!(opened.last_seq + 1, seq, "a gap");
                         opened.last_seq = seq;
-                        let result = world.write(write).map(Body::Write);
+                        let result = world.write(seq, write).map(Body::Write);
                         let reply: v1::Reply = Replied { xid, zxid: Zxid(world.zxid), result }.into();
                         world.sessions.entry(*session).or_default().records.insert(seq, reply.clone());
                         reply

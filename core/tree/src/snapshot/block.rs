@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 
 use quorate_model::Zxid;
 
-use super::{Info, SnapshotError, VERSION};
+use super::{Info, SnapshotError, VERSION, VERSION_FIRST};
 use crate::Digest;
 
 const MAGIC: &[u8; 8] = b"QSNAP\0\r\n";
@@ -37,10 +37,10 @@ fn checksum(number: u64, parts: &[&[u8]]) -> u32 {
     parts.iter().fold(crc32c::crc32c(&number.to_le_bytes()), |crc, part| crc32c::crc32c_append(crc, part))
 }
 
-fn header() -> [u8; HEADER_BYTES] {
+fn header(version: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..8].copy_from_slice(MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..12]);
     bytes[12..].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -66,8 +66,8 @@ pub(super) struct BlockWriter<'a> {
 }
 
 impl<'a> BlockWriter<'a> {
-    pub(super) fn begin(out: &'a mut dyn Write, pace: &'a mut dyn FnMut(u64)) -> io::Result<Self> {
-        out.write_all(&header())?;
+    pub(super) fn begin(version: u32, out: &'a mut dyn Write, pace: &'a mut dyn FnMut(u64)) -> io::Result<Self> {
+        out.write_all(&header(version))?;
         Ok(Self {
             out,
             pace,
@@ -156,6 +156,7 @@ pub(super) struct BlockReader<'a> {
     blocks: u64,
     bytes: u64,
     info: Option<Info>,
+    pub(super) version: u32,
 }
 
 impl<'a> BlockReader<'a> {
@@ -170,6 +171,7 @@ impl<'a> BlockReader<'a> {
             blocks: 0,
             bytes: 0,
             info: None,
+            version: VERSION,
         };
         let mut head = [0; HEADER_BYTES];
         reader.fill(&mut head)?;
@@ -180,9 +182,10 @@ impl<'a> BlockReader<'a> {
         if crc32c::crc32c(&head[..12]) != u32_at(&head, 12) {
             return Err(SnapshotError::Damaged(0, "the header's checksum is wrong"));
         }
-        if version != VERSION {
+        if !(VERSION_FIRST..=VERSION).contains(&version) {
             return Err(SnapshotError::Version(version));
         }
+        reader.version = version;
         Ok(reader)
     }
 

@@ -1,4 +1,5 @@
-//! What a snapshot says: the facts of the state, its sessions, its znodes, its history, in this order.
+//! What a snapshot says: the facts of the state, its sessions, its znodes, its history, and from version 2 on what is
+//! replicated of recipes, in this order.
 //!
 //! Writing and reading stand side by side, field for field. Znodes come in the order of a walk (each before its children,
 //! siblings by name) with their depth and name only, so that the reader builds each parent's list of children in one go
@@ -8,10 +9,13 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
+use bytes::Bytes;
 use quorate_model::{
-    Acl, EventKind, Identity, NodeId, Permissions, SessionId, Stat, Zxid, limits,
+    Acl, EventKind, Identity, NodeId, Permissions, PluginId, SessionId, Stat, Zxid, limits,
     path::{self, name_of},
 };
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     SnapshotError,
@@ -21,7 +25,10 @@ use crate::{
     State,
     acl::AclList,
     applied::Change,
+    book::{Book, Plugin, Restored, Upload},
     history::{self, History},
+    recipe::HOOK_PORTION,
+    scope::EVENT_MAX_BYTES,
     session::{Recorded, RecordedBody, Session, Sessions, decode},
     state::Meta,
     tree::{Loaded, Tree},
@@ -47,7 +54,14 @@ struct Writer<'a, 'b> {
     last_acl: Option<(Arc<[Acl]>, u64)>,
 }
 
-pub(super) fn write(state: &State, out: &mut BlockWriter<'_>) -> io::Result<()> {
+/// Whether a state says anything that the first version of the format cannot.
+pub(super) fn needs_version_2(state: &State) -> bool {
+    !state.book.is_empty()
+        || state.sessions.iter().any(|(_, session)| session.ticket != 0)
+        || state.history.all().any(|change| change.payload.is_some())
+}
+
+pub(super) fn write(state: &State, version: u32, out: &mut BlockWriter<'_>) -> io::Result<()> {
     let mut writer = Writer { out, acls: BTreeMap::new(), last_acl: None };
     let Meta { last_zxid, zxid_base, cluster, feature_level, tick_ms, wall_ms } = state.meta;
     writer.numbers(&[last_zxid.0, zxid_base, feature_level.into(), tick_ms, wall_ms])?;
@@ -60,7 +74,7 @@ pub(super) fn write(state: &State, out: &mut BlockWriter<'_>) -> io::Result<()> 
     }
     writer.out.number(state.sessions.len() as u64)?;
     for (id, session) in state.sessions.iter() {
-        writer.session(id, session)?;
+        writer.session(id, session, version)?;
     }
     for node in state.tree.walk("/") {
         writer.znode(node)?;
@@ -68,7 +82,8 @@ pub(super) fn write(state: &State, out: &mut BlockWriter<'_>) -> io::Result<()> 
     writer.out.number(0)?;
     let (zxid, index) = state.history.forgotten();
     writer.numbers(&[zxid.0, index.into(), state.history.len() as u64])?;
-    state.history.all().try_for_each(|change| writer.change(change))
+    state.history.all().try_for_each(|change| writer.change(change))?;
+    if version >= 2 { writer.book(&state.book) } else { Ok(()) }
 }
 
 impl Writer<'_, '_> {
@@ -76,9 +91,12 @@ impl Writer<'_, '_> {
         numbers.iter().try_for_each(|number| self.out.number(*number))
     }
 
-    fn session(&mut self, id: SessionId, session: &Session) -> io::Result<()> {
+    fn session(&mut self, id: SessionId, session: &Session, version: u32) -> io::Result<()> {
         let Session { generation, timeout_ms, node, acked, .. } = *session;
         self.numbers(&[id.0, generation.into(), timeout_ms.into(), node.0, acked])?;
+        if version >= 2 {
+            self.out.number(session.ticket)?;
+        }
         self.out.bytes(&session.nonce.to_le_bytes())?;
         self.out.bytes(&session.secret_hash)?;
         self.out.number(session.ring.len() as u64)?;
@@ -167,7 +185,52 @@ impl Writer<'_, '_> {
         let Stat { ephemeral_owner, data_length, num_children, .. } = change.stat;
         self.numbers(&[ephemeral_owner.0, data_length.into(), num_children.into()])?;
         self.acl(&change.acl)?;
-        change.parent_acl.as_ref().map_or(Ok(()), |acl| self.acl(acl))
+        change.parent_acl.as_ref().map_or(Ok(()), |acl| self.acl(acl))?;
+        change.payload.as_ref().map_or(Ok(()), |payload| self.out.sized(payload))
+    }
+
+    fn record(&mut self, record: &impl Serialize) -> io::Result<()> {
+        self.out.sized(&postcard::to_stdvec(record).map_err(io::Error::other)?)
+    }
+
+    fn book(&mut self, book: &Book) -> io::Result<()> {
+        let contents = book.contents();
+        self.out.number(contents.epoch().into())?;
+        self.out.number(book.plugin_count() as u64)?;
+        for (id, plugin) in book.plugins() {
+            self.out.bytes(&id.0)?;
+            self.out.bytes(&plugin.author)?;
+            self.record(&plugin.descriptor)?;
+            self.out.sized(&plugin.component)?;
+        }
+        match book.upload() {
+            None => self.out.bytes(&[0])?,
+            Some(upload) => {
+                self.out.bytes(&[1])?;
+                self.out.bytes(&upload.plugin.0)?;
+                self.out.bytes(&upload.author)?;
+                self.record(&upload.descriptor)?;
+                self.out.number(upload.total)?;
+                self.out.sized(&upload.bytes)?;
+            }
+        }
+        self.out.number(book.instance_count() as u64)?;
+        for (name, instance) in book.instances() {
+            self.out.sized(name.as_bytes())?;
+            self.record(&instance.core)?;
+            self.out.number(instance.timers.len() as u64)?;
+            for (timer, what) in &instance.timers {
+                self.record(&(timer, &**what))?;
+            }
+            self.out.number(instance.pending.len() as u64)?;
+            for (number, pending) in &instance.pending {
+                self.record(&(number, &**pending))?;
+            }
+        }
+        self.out.number(contents.tickets().len() as u64)?;
+        contents.tickets().try_for_each(|ticket| self.record(&**ticket))?;
+        self.out.number(contents.notes().len() as u64)?;
+        contents.notes().try_for_each(|(key, note)| self.record(&(key, &**note)))
     }
 }
 
@@ -195,11 +258,19 @@ pub(super) fn read(input: &mut BlockReader<'_>) -> Result<State, SnapshotError> 
     let history = reader.history()?;
     sessions.invariants(meta.last_zxid).map_err(wrong)?;
     history.invariants(meta.last_zxid).map_err(wrong)?;
+    let book = if reader.input.version >= 2 { reader.book()? } else { Book::default() };
     let Reader { tree, .. } = reader;
+    book.invariants().map_err(wrong)?;
+    if let Some(orphan) = book.owners().find(|owner| sessions.get(*owner).is_none()) {
+        return Err(wrong(format!("tickets of session {orphan}, which is not open")));
+    }
+    if let Some((name, _)) = book.instances().find(|(_, instance)| tree.get(&instance.core.root).is_none()) {
+        return Err(wrong(format!("instance {name} has no root")));
+    }
     if let Some(orphan) = tree.owners().find(|owner| sessions.get(**owner).is_none()) {
         return Err(wrong(format!("ephemerals of session {orphan}, which is not open")));
     }
-    Ok(State { meta, tree, sessions, history })
+    Ok(State { meta, tree, sessions, history, book })
 }
 
 impl Reader<'_, '_> {
@@ -245,6 +316,7 @@ impl Reader<'_, '_> {
         let id = SessionId(self.input.number()?);
         let (generation, timeout_ms) = (self.input.number32()?, self.input.number32()?);
         let (node, acked) = (NodeId(self.input.number()?), self.input.number()?);
+        let ticket = if self.input.version >= 2 { self.input.number()? } else { 0 };
         let (nonce, secret_hash) = (u128::from_le_bytes(self.array()?), self.array()?);
         let len = self.input.number()?;
         if len > limits::SESSION_WINDOW as u64 || acked > ZXID_MAX {
@@ -254,6 +326,7 @@ impl Reader<'_, '_> {
             generation,
             timeout_ms,
             node,
+            ticket,
             last_seq: acked + len,
             acked,
             nonce,
@@ -430,6 +503,7 @@ impl Reader<'_, '_> {
                 1 => EventKind::Deleted,
                 2 => EventKind::DataChanged,
                 4 => EventKind::AclChanged,
+                5 if self.input.version >= 2 => EventKind::Emitted,
                 tag => return Err(wrong(format!("change of kind {tag}"))),
             };
             let with_parent = self.input.byte()?;
@@ -442,6 +516,10 @@ impl Reader<'_, '_> {
                 1 => Some(self.acl()?),
                 tag => return Err(wrong(format!("parent tag {tag}"))),
             };
+            let payload = match kind {
+                EventKind::Emitted => Some(Bytes::copy_from_slice(self.input.sized("payload", EVENT_MAX_BYTES)?)),
+                _ => None,
+            };
             let change = Change {
                 zxid,
                 index,
@@ -450,6 +528,7 @@ impl Reader<'_, '_> {
                 stat,
                 acl: Arc::clone(&acl.entries),
                 parent_acl: parent.as_ref().map(|list| Arc::clone(&list.entries)),
+                payload,
             };
             let term = history::term(&change, acl.hash, parent.map(|list| list.hash));
             history.push(Arc::new(change), term);
@@ -472,6 +551,61 @@ impl Reader<'_, '_> {
             data_length: input.number32()?,
             num_children: input.number32()?,
         })
+    }
+}
+
+/// Longest record of recipes: a hook that tells of [`HOOK_PORTION`] full znodes, or a call with full arguments.
+const RECORD_MAX_BYTES: usize = (HOOK_PORTION + 1) * (limits::DATA_MAX_BYTES + limits::PATH_MAX_BYTES);
+
+impl Reader<'_, '_> {
+    fn record<T: DeserializeOwned>(&mut self, what: &str) -> Result<T, SnapshotError> {
+        match postcard::take_from_bytes(self.input.sized(what, RECORD_MAX_BYTES)?) {
+            Ok((record, [])) => Ok(record),
+            _ => Err(wrong(format!("{what} does not decode"))),
+        }
+    }
+
+    fn book(&mut self) -> Result<Book, SnapshotError> {
+        let mut records = Restored { epoch: self.input.number32()?, ..Restored::default() };
+        for _ in 0..self.input.number()? {
+            let (id, author) = (PluginId(self.array()?), self.array()?);
+            let descriptor = self.record("descriptor")?;
+            let component: Arc<[u8]> = self.input.sized("component", limits::PLUGIN_MAX_BYTES)?.into();
+            if <[u8; 32]>::from(Sha256::digest(&component)) != id.0 {
+                return Err(wrong(format!("component {id} has another hash")));
+            }
+            records.plugins.push((id, Plugin { author, descriptor, component }));
+        }
+        records.upload = match self.input.byte()? {
+            0 => None,
+            1 => Some(Upload {
+                plugin: PluginId(self.array()?),
+                author: self.array()?,
+                descriptor: self.record("descriptor")?,
+                total: self.input.number()?,
+                bytes: self.input.sized("component", limits::PLUGIN_MAX_BYTES)?.to_vec(),
+            }),
+            tag => return Err(wrong(format!("upload tag {tag}"))),
+        };
+        for _ in 0..self.input.number()? {
+            let name: Arc<str> = self.text("instance", limits::INSTANCE_NAME_MAX_BYTES)?.into();
+            let facts = self.record("instance")?;
+            let (mut timers, mut pending) = (Vec::new(), Vec::new());
+            for _ in 0..self.input.number()? {
+                timers.push(self.record("timer")?);
+            }
+            for _ in 0..self.input.number()? {
+                pending.push(self.record("hook")?);
+            }
+            records.instances.push((name, facts, timers, pending));
+        }
+        for _ in 0..self.input.number()? {
+            records.tickets.push(self.record("ticket")?);
+        }
+        for _ in 0..self.input.number()? {
+            records.notes.push(self.record("notice")?);
+        }
+        Book::restore(records).map_err(wrong)
     }
 }
 

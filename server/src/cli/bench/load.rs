@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
-use quorate_client::{Client, Error, WatchItem};
+use quorate_client::{Client, Error, WatchItem, recipes::queue::Item};
 use tokio::time::{Instant, timeout};
 
 use super::{Args, Load, floor::Usage};
@@ -98,6 +98,7 @@ pub(super) async fn run(globals: &Globals, args: &Args) -> Outcome<Tally> {
     let result = bench.measure(globals, &clients, &hosts).await;
     if !args.keep {
         clients[0].delete_tree(bench.root.as_str()).await?;
+        bench.clean_up(&clients[0]).await;
     }
     join_all(clients.iter().map(Client::close)).await;
     result?;
@@ -109,7 +110,7 @@ async fn connect_all(globals: &Globals, args: &Args, hosts: &[String]) -> Outcom
     let count = if args.load == Load::Session { 1 } else { args.clients as usize };
     let opening = (0..count).map(|number| {
         let host = &hosts[number % hosts.len()];
-        async move { Ok::<_, Failure>(connect::builder(globals, globals.timeout)?.reopen().connect(host).await?) }
+        async move { Ok::<_, Failure>(connect::builder(globals, globals.timeout())?.reopen().connect(host).await?) }
     });
     let opened: Vec<_> = futures::stream::iter(opening).buffered(CONNECTS_AT_ONCE).collect().await;
     opened.into_iter().collect()
@@ -131,12 +132,29 @@ impl Bench<'_> {
                 let parents = (0..self.args.parents).map(|number| clients[0].create(self.parent(number.into()), ""));
                 all(parents.map(IntoFuture::into_future)).await
             }
-            Load::Watch | Load::Session | Load::Hold => Ok(()),
+            Load::Watch | Load::Session | Load::Hold | Load::Lock | Load::Elect | Load::Queue | Load::Call => Ok(()),
         }
     }
 
     fn slot(&self, client: usize, slot: u32) -> String {
         format!("{}/{client}-{slot}", self.root)
+    }
+
+    /// What a client locks, leads or works on.
+    fn key(&self, client: usize) -> String {
+        format!("bench-{}-{}", std::process::id(), client % self.args.keys as usize)
+    }
+
+    /// Forgets what recipes would keep. A queue that is not empty after a failure stays.
+    async fn clean_up(&self, client: &Client) {
+        for number in 0..self.args.keys.min(self.args.clients) as usize {
+            let key = self.key(number);
+            match self.args.load {
+                Load::Queue => drop(client.queue(&key).delete().await),
+                Load::Call => drop(client.counter(&key).delete().await),
+                _ => {}
+            }
+        }
     }
 
     fn parent(&self, number: u64) -> String {
@@ -188,6 +206,7 @@ impl Bench<'_> {
 
     async fn one_loop(&self, globals: &Globals, clients: &[Client], hosts: &[String], number: usize, slot: u32) {
         let path = self.slot(number, slot);
+        let key = self.key(number);
         let mut turn = 0u32;
         while self.running.get() {
             let begun = self.begun.replace(self.begun.get() + 1);
@@ -201,6 +220,10 @@ impl Bench<'_> {
                     let path = format!("{}/n{begun}", self.parent(begun));
                     clients[number].create(path, self.data.clone()).await.map(drop)
                 }
+                Load::Lock => self.lock(&clients[number], &key).await,
+                Load::Elect => self.elect(&clients[number], &key).await,
+                Load::Queue => self.queue(&clients[number], &key).await,
+                Load::Call => clients[number].counter(&key).add(1).await.map(drop),
                 Load::Session | Load::Watch | Load::Hold => self.session(globals, &hosts[number % hosts.len()]).await,
             };
             turn = turn.wrapping_add(1);
@@ -217,8 +240,22 @@ impl Bench<'_> {
         if self.args.local { call.local().await.map(drop) } else { call.await.map(drop) }
     }
 
+    async fn lock(&self, client: &Client, key: &str) -> Result<(), Error> {
+        client.lock(key).acquire().await?.release().await
+    }
+
+    async fn elect(&self, client: &Client, key: &str) -> Result<(), Error> {
+        client.election(key).campaign().await?.release().await
+    }
+
+    async fn queue(&self, client: &Client, key: &str) -> Result<(), Error> {
+        let queue = client.queue(key);
+        queue.put(Item::new("x".repeat(self.data.len()))).await?;
+        queue.take().await?.ack().await
+    }
+
     async fn session(&self, globals: &Globals, host: &str) -> Result<(), Error> {
-        let client = Client::builder().operation_timeout(globals.timeout).connect(host).await?;
+        let client = Client::builder().operation_timeout(globals.timeout()).connect(host).await?;
         client.close().await;
         Ok(())
     }

@@ -4,8 +4,9 @@
 //! counted as failed and never as an operation. The machine's floor (an fdatasync, a loopback round trip) is measured
 //! before and after, so that figures of a disturbed machine can be told; CPU and memory of the servers come from /proc.
 //!
-//! Two protocols, the same loads: the native one, and ZooKeeper's by a client so lean that a genuine server beside ours is
-//! measured and not the client. Absent: several benchmarking processes, open loops, verdicts.
+//! The loads of recipes go through the typed faces that programs use. Two protocols, the same other loads: the native
+//! one, and ZooKeeper's by a client so lean that a genuine server beside ours is measured and not the client. Absent:
+//! several benchmarking processes, open loops, verdicts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -36,6 +37,14 @@ pub enum Load {
     Watch,
     /// Open a session and close it.
     Session,
+    /// Acquire a lock and release it: an operation is one such cycle. With --keys 1 all clients contend for one lock.
+    Lock,
+    /// Campaign in an election and resign.
+    Elect,
+    /// Put an item into a queue, take one and acknowledge it.
+    Queue,
+    /// Call a recipe: add to a counter.
+    Call,
     /// Open sessions, each with its watches, and keep them for the time given: an operation is one session or watch. Only
     /// with ZooKeeper's protocol.
     Hold,
@@ -71,6 +80,9 @@ pub struct Args {
     /// Open requests of each; the window of a session is 128 writes.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     outstanding: u32,
+    /// Locks, elections, queues or counters among which clients are spread.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    keys: u32,
     /// Bytes of each value.
     #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     size: u32,
@@ -122,8 +134,12 @@ impl Args {
 pub fn run(globals: &Globals, args: Args) -> Outcome {
     let endpoints = args.target.clone().or_else(|| globals.endpoints.clone());
     let globals = &Globals { endpoints, ..globals.clone() };
+    let of_recipe = matches!(args.load, Load::Lock | Load::Elect | Load::Queue | Load::Call);
     let before = floor::measure(&args.dir)?;
     let tally = match args.protocol {
+        Protocol::Zookeeper if of_recipe => {
+            return Err(Failure::usage("recipes are called by the native protocol only; leave out --protocol"));
+        }
         Protocol::Zookeeper => zookeeper::run(globals, &args)?,
         Protocol::Native if args.load == Load::Hold => {
             return Err(Failure::usage(
@@ -156,6 +172,9 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
         "bench_cpu_seconds": rounded(tally.own_cpu),
         "processes": tally.processes,
     });
+    if let Some(fields) = report.as_object_mut().filter(|_| of_recipe) {
+        fields.insert("keys".into(), args.keys.into());
+    }
     if let (Some(error), Some(fields)) = (&tally.first_error, report.as_object_mut()) {
         fields.insert("first_error".into(), Value::String(error.clone()));
     }

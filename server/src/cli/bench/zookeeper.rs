@@ -112,7 +112,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Outcome<Tally> {
 
 async fn admin(globals: &Globals, target: &Target) -> Outcome<Client> {
     let credentials = connect::credentials(globals)?;
-    Client::connect(target.clone(), credentials, globals.timeout.max(STRAGGLERS), globals.timeout).await
+    Client::connect(target.clone(), credentials, globals.timeout().max(STRAGGLERS), globals.timeout()).await
 }
 
 /// Makes the znodes that all share.
@@ -123,6 +123,8 @@ async fn prepare(globals: &Globals, target: &Target, shared: &Shared<'_>) -> Out
         Load::Create => paths.extend((0..shared.args.parents).map(|number| shared.parent(number.into()))),
         Load::Watch => paths.push(shared.watched()),
         Load::Put | Load::Get | Load::Mixed | Load::Session | Load::Hold => {}
+        // Refused before.
+        Load::Lock | Load::Elect | Load::Queue | Load::Call => {}
     }
     let requests: Vec<Request> = paths.iter().map(|path| create_request(path, &shared.data)).collect();
     for (path, answer) in paths.iter().zip(client.ask(&requests).await?) {
@@ -413,7 +415,7 @@ impl<'a> Lane<'a> {
                     });
                 }
             }
-            Load::Create | Load::Session => {}
+            Load::Create | Load::Session | Load::Lock | Load::Elect | Load::Queue | Load::Call => {}
         }
         let prepared = timeout(3 * STRAGGLERS, async {
             while !lane.sent.is_empty() {
@@ -552,7 +554,7 @@ impl<'a> Lane<'a> {
                 shared.sets.lock().expect("no one panics with it").push(Instant::now());
                 self.push(op::SET_DATA, now, true, |out| set_record(out, &shared.watched(), &shared.data));
             }
-            Load::Session | Load::Hold => {}
+            Load::Session | Load::Hold | Load::Lock | Load::Elect | Load::Queue | Load::Call => {}
         }
     }
 

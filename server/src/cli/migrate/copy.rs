@@ -55,7 +55,7 @@ pub(super) fn bar(globals: &Globals, verb: &'static str, znodes: Option<u64>) ->
 
 /// A client for writes that ends with its session: with it goes the right to write.
 pub(super) async fn writer(globals: &Globals) -> Outcome<Client> {
-    let builder = connect::builder(globals, globals.timeout.max(CALL_TIMEOUT))?;
+    let builder = connect::builder(globals, globals.timeout().max(CALL_TIMEOUT))?;
     Ok(builder.connect(&context::endpoints(globals)?).await?)
 }
 

@@ -55,7 +55,7 @@ impl Source {
     pub(super) async fn connect(globals: &Globals, job: &Job, patience: Duration) -> Outcome<Self> {
         let credentials = connect::credentials(globals)?;
         // One reply may be a list of a million names.
-        let timeout = globals.timeout.max(Duration::from_secs(30));
+        let timeout = globals.timeout().max(Duration::from_secs(30));
         let client = Client::connect(job.source.clone(), credentials, timeout, patience).await?;
         let mut source = Self { client };
         source.catch_up(&job.source.root).await?;

@@ -190,6 +190,27 @@ pub(super) fn number(code: Code) -> Option<i32> {
         Code::TooLarge | Code::GuardFailed => Code::BadArguments.number(),
         Code::DiskLow | Code::DigestSplit | Code::LimitExceeded | Code::OutOfOrder | Code::Resync => SYSTEM_ERROR,
         Code::NotInitialized | Code::WrongCluster => SYSTEM_ERROR,
+        // Of recipes, which this door does not call.
+        Code::UnknownInstance
+        | Code::UnknownMethod
+        | Code::NotOwner
+        | Code::StaleFence
+        | Code::Conflict
+        | Code::WouldBlock
+        | Code::Unsupported
+        | Code::RecipeFailed
+        | Code::Trapped
+        | Code::OutOfFuel
+        | Code::Suspended
+        | Code::Inactive
+        | Code::Cancelled
+        | Code::DeadlinePassed
+        | Code::UnknownCall
+        | Code::UnknownPlugin
+        | Code::PluginRefused
+        | Code::InstanceExists
+        | Code::NotCompiled
+        | Code::NotFound => SYSTEM_ERROR,
         Code::ConnectionLoss
         | Code::SessionExpired
         | Code::SessionMoved
@@ -249,6 +270,9 @@ pub(super) fn put_written(
         (Ok(Reply::Deleted | Reply::Closed), _) => put_error(out, xid, zxid, 0),
         // No request of this door is answered so.
         (Ok(Reply::Multi(_) | Reply::Txn { .. } | Reply::DeletedTree { .. }), _) => put_error(out, xid, zxid, 0),
+        (Ok(Reply::Called(_) | Reply::Parked | Reply::Cancelled { .. } | Reply::Acknowledged), _) => {
+            put_error(out, xid, zxid, 0);
+        }
         (Err(Refusal { code, step: Some(failed) }), Form::Multi(forms)) => {
             let Some(error) = number(code) else { return false };
             let each = (0..forms.len() as u32).map(|step| match step.cmp(&failed) {

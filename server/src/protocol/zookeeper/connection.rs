@@ -501,7 +501,8 @@ impl<'a> Driver<'a> {
                 }
             }
             // Nothing else is told to a connection as a whole.
-            Out::Told { .. } => {}
+            // What ZooKeeper's clients have no words for.
+            Out::Told { .. } | Out::Completed { .. } | Out::Notice(_) => {}
             Out::Pong(_) => {
                 let zxid = self.floor.max(self.applied);
                 self.floor = zxid;

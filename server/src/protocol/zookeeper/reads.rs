@@ -51,7 +51,7 @@ pub(super) fn event_number(kind: EventKind) -> Option<i32> {
         EventKind::DataChanged => Some(event::DATA_CHANGED),
         EventKind::ChildrenChanged => Some(event::CHILDREN_CHANGED),
         // ZooKeeper has no such event, and no watch of this door asks for it.
-        EventKind::AclChanged => None,
+        EventKind::AclChanged | EventKind::Emitted => None,
     }
 }
 

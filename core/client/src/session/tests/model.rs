@@ -440,6 +440,7 @@ impl World {
         }
         while let Some(output) = self.client.output() {
             match output {
+                Output::Notice(notice) => panic!("no recipe told {notice:?}"),
                 Output::State(state) => self.losses += u64::from(state == State::Lost),
                 Output::Done { call, result } => self.settle(call.id, result),
                 Output::Heard { heard, .. } => match heard {
