@@ -27,6 +27,9 @@ use crate::cli::{
 /// What recipes are compiled for.
 const TARGET: &str = "wasm32-unknown-unknown";
 
+/// By this cargo is told the linker for it.
+const LINKER: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER";
+
 /// A component above this is worth a look, in bytes: the standard recipes have half of it.
 const LARGE_BYTES: usize = 256 * 1024;
 
@@ -176,22 +179,31 @@ fn no_cargo(error: &std::io::Error) -> Failure {
     Failure::failed(format!("cannot start cargo: {error}; a recipe in Rust needs a Rust toolchain, https://rustup.rs"))
 }
 
-/// Whether the compiler has the library for recipes; asked in the folder, which may name its toolchain.
-fn has_target(folder: &Path) -> bool {
-    let asked =
-        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(folder).output();
-    asked.is_ok_and(|said| Path::new(String::from_utf8_lossy(&said.stdout).trim()).is_dir())
+/// Where the compiler has its libraries; asked in the folder, which may name its toolchain.
+fn libraries(folder: &Path, target: &[&str]) -> Option<PathBuf> {
+    let mut rustc = Command::new("rustc");
+    let asked = rustc.args(["--print", "target-libdir"]).args(target).current_dir(folder).output().ok()?;
+    Some(PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim())).filter(|folder| folder.is_dir())
+}
+
+/// Names the system's linker where the compiler comes without its own, as Debian's does, and the user names none.
+fn set_linker(build: &mut Command, folder: &Path) {
+    let own = libraries(folder, &[]).and_then(|libraries| Some(libraries.parent()?.join("bin/rust-lld")));
+    if std::env::var_os(LINKER).is_none() && !own.is_some_and(|linker| linker.exists()) {
+        build.env(LINKER, "wasm-ld");
+    }
 }
 
 fn build(globals: &Globals, folder: &Path) -> Outcome<PathBuf> {
     let component = component_of(folder)?;
-    if !has_target(folder) {
+    if libraries(folder, &["--target", TARGET]).is_none() {
         return Err(Failure::failed(format!(
             "the compiler cannot build for {TARGET}: get the target with `rustup target add {TARGET}`, or, with Debian's rustc, \
              `apt install libstd-rust-dev-wasm32 lld`"
         )));
     }
     let mut build = cargo(folder);
+    set_linker(&mut build, folder);
     build.args(["build", "--release", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics"]);
     let mut child = build.stdout(Stdio::piped()).spawn().map_err(|error| no_cargo(&error))?;
     let mut module = None;
