@@ -43,7 +43,8 @@ impl fmt::Debug for Digest {
 /// Room for the longest term (a change with a payload: 146 bytes); variable parts enter as their own hash.
 const TERM_BYTES: usize = 160;
 
-/// Collects the fields of one term on the stack.
+/// Collects the fields of one term on the stack. It is changed where it lies: a builder that is handed on by value is
+/// copied for each field, and those copies were a tenth of apply.
 pub(crate) struct Term {
     bytes: [u8; TERM_BYTES],
     len: usize,
@@ -60,34 +61,34 @@ impl Term {
 
     /// By arrays, so that each field is one store and no call.
     #[inline(always)]
-    fn put<const N: usize>(mut self, bytes: [u8; N]) -> Self {
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Self {
         self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
         self.len += N;
         self
     }
 
     #[inline(always)]
-    pub(crate) fn u32(self, value: u32) -> Self {
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
         self.put(value.to_le_bytes())
     }
 
     #[inline(always)]
-    pub(crate) fn u64(self, value: u64) -> Self {
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
         self.put(value.to_le_bytes())
     }
 
     #[inline(always)]
-    pub(crate) fn u128(self, value: u128) -> Self {
+    pub(crate) fn u128(&mut self, value: u128) -> &mut Self {
         self.put(value.to_le_bytes())
     }
 
     /// A variable part, as its hash.
-    pub(crate) fn hashed(self, bytes: &[u8]) -> Self {
+    pub(crate) fn hashed(&mut self, bytes: &[u8]) -> &mut Self {
         self.u128(xxh3_128(bytes))
     }
 
     #[inline(always)]
-    pub(crate) fn stat(self, stat: &quorate_model::Stat) -> Self {
+    pub(crate) fn stat(&mut self, stat: &quorate_model::Stat) -> &mut Self {
         self.u64(stat.czxid.0)
             .u64(stat.mzxid.0)
             .u64(stat.pzxid.0)
@@ -102,7 +103,7 @@ impl Term {
     }
 
     #[inline(always)]
-    pub(crate) fn finish(self) -> Digest {
+    pub(crate) fn finish(&self) -> Digest {
         let hash = xxh3_128(&self.bytes[..self.len]);
         Digest(hash as u64, (hash >> 64) as u64)
     }

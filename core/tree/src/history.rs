@@ -22,8 +22,8 @@ const CHANGE_BYTES: usize = 192;
 
 /// One change's part in the digest.
 pub(crate) fn term(change: &Change, acl_hash: u64, parent_acl_hash: Option<u64>) -> Digest {
-    let term = Term::new(b'h')
-        .u64(change.zxid.0)
+    let mut term = Term::new(b'h');
+    term.u64(change.zxid.0)
         .u32(change.index)
         .u32(kind_tag(change.kind).into())
         .hashed(change.path.as_bytes())

@@ -60,7 +60,8 @@ impl Recorded {
     }
 
     fn term(&self, session: SessionId, seq: u64) -> Digest {
-        let term = Term::new(b'r').u64(session.0).u64(seq).u64(self.zxid.0);
+        let mut term = Term::new(b'r');
+        term.u64(session.0).u64(seq).u64(self.zxid.0);
         match &self.body {
             RecordedBody::Kept(bytes) => term.u32(0).hashed(bytes).finish(),
             RecordedBody::Hash(hash) => term.u32(1).u64(*hash).finish(),
@@ -133,8 +134,8 @@ impl Session {
     }
 
     fn term(&self, id: SessionId) -> Digest {
-        let term = Term::new(b's')
-            .u64(id.0)
+        let mut term = Term::new(b's');
+        term.u64(id.0)
             .u32(self.generation)
             .u32(self.timeout_ms)
             .u64(self.node.0)
