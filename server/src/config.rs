@@ -259,6 +259,13 @@ pub const KEYS: &[Key] = &[
         "public keys with commas; components installed through this node need a signature of one; the same on every node",
     ),
     key(
+        "recipes.compiled_dir",
+        Kind::Text,
+        "",
+        "where compiled recipes are kept for the next start, a directory that only this node writes; empty: `compiled` \
+         below node.data",
+    ),
+    key(
         "disk.reserve_bytes",
         bytes(0, 16 * GIB),
         "64MiB",
@@ -436,6 +443,8 @@ pub struct Recipes {
     pub standard: bool,
     /// Keys that sign components, with commas; empty: nobody has to.
     pub trusted_keys: String,
+    /// Where compiled ones are kept; empty: below the data directory.
+    pub compiled_dir: PathBuf,
 }
 
 /// Disk watermarks.

@@ -1,11 +1,17 @@
-//! The engine that runs recipes: one for the whole process, so that nodes that share one compile a component once.
+//! The engine that runs recipes: one for the whole process, so that nodes that share one compile a component once; and
+//! the directory where a node keeps what it has compiled.
 //!
 //! Absent: what is run and when (core/tree), how (plugins/host).
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 
-use quorate_plugin_host::Host;
 pub use quorate_plugin_host::{Admitted, Refused, STACK_BYTES};
+use quorate_plugin_host::{Cache, Host};
+use quorate_seam::{Disk, Open};
 
 static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
 
@@ -23,5 +29,89 @@ fn told(instance: &str, level: u8, text: &str) {
         1 => tracing::warn!(instance, "{text}"),
         2 => tracing::info!(instance, "{text}"),
         _ => tracing::debug!(instance, "{text}"),
+    }
+}
+
+/// Compiled components as files of a directory. What goes wrong with them is told and otherwise nothing: they are
+/// compiled again.
+pub(crate) struct Compiled {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
+
+impl Compiled {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, dir: dir.to_owned() }
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.disk.open(path, Open::Read)?;
+        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.disk.create_dir_all(&self.dir)?;
+        // Several processes may share the directory.
+        let new = self.dir.join(format!("{name}.{}", std::process::id()));
+        let file = self.disk.open(&new, Open::CreateOrOpen)?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        self.disk.rename(&new, &self.dir.join(name))
+    }
+
+    fn tell(&self, what: &str, done: io::Result<()>) {
+        if let Err(error) = done
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "{what}; recipes are compiled at each start");
+        }
+    }
+}
+
+impl Cache for Compiled {
+    fn load(&self, name: &str) -> Option<Vec<u8>> {
+        let read = self.read(&self.dir.join(name));
+        read.map_err(|error| self.tell("a compiled recipe cannot be read", Err(error))).ok()
+    }
+
+    fn store(&self, name: &str, bytes: &[u8]) {
+        self.tell("a compiled recipe cannot be kept", self.write(name, bytes));
+    }
+
+    fn remove(&self, name: &str) {
+        self.tell("a compiled recipe cannot be removed", self.disk.remove(&self.dir.join(name)));
+    }
+
+    fn retain(&self, suffix: &str) {
+        for path in self.disk.list(&self.dir).unwrap_or_default() {
+            if !path.to_string_lossy().ends_with(suffix) {
+                self.tell("what another build has left cannot be removed", self.disk.remove(&path));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_seam::SystemDisk;
+
+    use super::*;
+
+    #[test]
+    fn files_are_kept_by_name_and_other_builds_files_go() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let compiled = Compiled::new(Arc::new(SystemDisk), &dir.path().join("compiled"));
+        assert_eq!(compiled.load("a-1"), None, "a directory that is not there is an empty cache");
+        compiled.store("a-1", b"one");
+        compiled.store("a-2", b"other");
+        compiled.store("a-1", b"1");
+        assert_eq!(compiled.load("a-1").as_deref(), Some(&b"1"[..]));
+        compiled.retain("-1");
+        assert_eq!(compiled.load("a-2"), None);
+        compiled.remove("a-1");
+        compiled.remove("a-1");
+        assert_eq!(compiled.load("a-1"), None);
     }
 }

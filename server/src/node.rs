@@ -110,6 +110,8 @@ pub struct NodeOptions {
     pub disk_low_bytes: u64,
     /// Whether the standard recipes are installed when the cluster is born.
     pub standard_recipes: bool,
+    /// Where compiled components are kept; none: they are compiled at each start.
+    pub compiled: Option<PathBuf>,
     /// Who may sign components that are installed through this node; none: they need no signature.
     pub trusted_keys: Vec<signature::PublicKey>,
     /// Size of the file that is given up when space runs out, so that what makes room can still be logged; 0: none.
@@ -139,6 +141,7 @@ impl NodeOptions {
             join_token: None,
             disk_low_bytes: 256 << 20,
             standard_recipes: false,
+            compiled: None,
             trusted_keys: Vec::new(),
             disk_reserve_bytes: 0,
         }
@@ -201,6 +204,10 @@ impl From<&Config> for NodeOptions {
             join_token: None,
             disk_low_bytes: disk.low_bytes,
             standard_recipes: recipes.standard,
+            compiled: Some(match &recipes.compiled_dir {
+                dir if dir.as_os_str().is_empty() => node.data.join("compiled"),
+                dir => dir.clone(),
+            }),
             // Checked when it was loaded.
             trusted_keys: signature::keys(&recipes.trusted_keys).unwrap_or_default(),
             disk_reserve_bytes: disk.reserve_bytes,
@@ -788,7 +795,11 @@ impl Shell {
         let points = Arc::new(Points::default());
         let delivery = Delivery::new(registry.clone(), watches.clone(), expiry.clone(), ticks, points.clone());
         // Stops 6 to 8: log, replication, apply.
-        let recipes: Arc<dyn quorate_tree::recipe::Recipes> = Arc::new(engine::host().map_err(StartError::Unusable)?);
+        let host = engine::host().map_err(StartError::Unusable)?;
+        if let Some(dir) = &self.options.compiled {
+            host.keep_compiled(Arc::new(engine::Compiled::new(self.seams.disk.clone(), dir)));
+        }
+        let recipes: Arc<dyn quorate_tree::recipe::Recipes> = Arc::new(host);
         let handle = raft::open(raft::Options {
             identity: raft::Identity { cluster: identity.cluster, id: node },
             dir: self.options.data.clone(),

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_model::Failure;
 use quorate_tree::recipe::{self, CloseReason, Done, Export, LostReason, NodeFault, Park, RUN_FUEL, Ran, Scope, Stop};
-use wasmtime::{Engine, ResourceLimiter, Result, Store};
+use wasmtime::{
+    Engine, ResourceLimiter, Result, Store,
+    component::{Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Lower},
+};
 
 use crate::{
     Log,
@@ -31,6 +34,46 @@ pub(crate) struct Guest {
     /// Lines that it may still write.
     lines: u32,
 }
+
+/// A component that is ready to be run.
+///
+/// The bindings check the types of all exports whenever an instance is made, a sixth of a small run. Here that is done
+/// once, where a component is admitted ([`describe`]), and a run checks the one that it calls.
+pub(crate) struct Ready {
+    recipe: RecipePre<Guest>,
+    init: ComponentExportIndex,
+    call: ComponentExportIndex,
+    query: ComponentExportIndex,
+    session_closed: ComponentExportIndex,
+    call_lost: ComponentExportIndex,
+    timer: ComponentExportIndex,
+    migrate: ComponentExportIndex,
+}
+
+impl Ready {
+    /// Errors: what a recipe exports is not there.
+    pub(crate) fn new(component: &Component, pre: InstancePre<Guest>) -> Result<Self> {
+        let recipe = RecipePre::new(pre)?;
+        let handler = component.get_export_index(None, HANDLER);
+        let find = |name: &str| {
+            let found = handler.as_ref().and_then(|handler| component.get_export_index(Some(handler), name));
+            found.ok_or_else(|| wasmtime::format_err!("no export `{name}`"))
+        };
+        Ok(Self {
+            recipe,
+            init: find("init")?,
+            call: find("call")?,
+            query: find("query")?,
+            session_closed: find("on-session-closed")?,
+            call_lost: find("on-call-lost")?,
+            timer: find("on-timer")?,
+            migrate: find("migrate")?,
+        })
+    }
+}
+
+/// The interface that a recipe exports.
+const HANDLER: &str = "quorate:recipe/handler@1.0.0";
 
 /// Lines of diagnostics of one run.
 const LOG_MAX_LINES: u32 = 32;
@@ -85,7 +128,7 @@ fn store(engine: &Engine, scope: Scope, log: &Arc<Log>) -> Result<Store<Guest>> 
 /// Runs one export.
 pub(crate) fn run(
     engine: &Engine,
-    recipe: &RecipePre<Guest>,
+    recipe: &Ready,
     export: &Export,
     scope: Scope,
     log: &Arc<Log>,
@@ -104,19 +147,34 @@ pub(crate) fn run(
     (store.into_data().scope, result.map(|result| Ran { result, fuel }))
 }
 
-fn call(store: &mut Store<Guest>, recipe: &RecipePre<Guest>, export: &Export) -> Result<Result<Done, Stop>, NodeFault> {
-    let instance = match recipe.instantiate(&mut *store) {
+/// What an export answers.
+type Answer<T> = Result<T, types::Failure>;
+
+/// Calls an export.
+///
+/// Errors: a trap, or a fault of this node; `error.rs` tells which.
+fn ask<P, T>(store: &mut Store<Guest>, instance: &Instance, export: &ComponentExportIndex, told: P) -> Result<Answer<T>>
+where
+    P: ComponentNamedList + Lower,
+    (Answer<T>,): ComponentNamedList + Lift,
+{
+    let function = instance.get_typed_func::<P, (Answer<T>,)>(&mut *store, export)?;
+    let (answer,) = function.call(store, told)?;
+    Ok(answer)
+}
+
+fn call(store: &mut Store<Guest>, recipe: &Ready, export: &Export) -> Result<Result<Done, Stop>, NodeFault> {
+    let instance = match recipe.recipe.instance_pre().instantiate(&mut *store) {
         Ok(instance) => instance,
         Err(error) => return error::judge(&error, Part::Instantiate).map(Err),
     };
-    let handler = instance.quorate_recipe_handler();
-    let through = |result: Result<Result<(), types::Failure>>| result.map(|result| result.map(|()| Done::Through));
+    let through = |result: Result<Answer<()>>| result.map(|answer| answer.map(|()| Done::Through));
     let result = match export {
-        Export::Init => through(handler.call_init(&mut *store)),
+        Export::Init => through(ask(store, &instance, &recipe.init, ())),
         Export::Call { method, args } => {
-            let called = handler.call_call(&mut *store, method, args);
-            called.map(|result| {
-                result.map(|outcome| match outcome {
+            let called = ask(store, &instance, &recipe.call, (method.as_str(), args.as_ref()));
+            called.map(|answer: Answer<Outcome>| {
+                answer.map(|outcome| match outcome {
                     Outcome::Reply(reply) => Done::Reply(reply.into()),
                     Outcome::Park(park) => {
                         Done::Park(Park { tag: park.tag, deadline_ms: park.deadline_ms, note: park.note.into() })
@@ -125,7 +183,8 @@ fn call(store: &mut Store<Guest>, recipe: &RecipePre<Guest>, export: &Export) ->
             })
         }
         Export::Query { method, args } => {
-            handler.call_query(&mut *store, method, args).map(|result| result.map(|reply| Done::Reply(reply.into())))
+            let asked = ask(store, &instance, &recipe.query, (method.as_str(), args.as_ref()));
+            asked.map(|answer: Answer<Vec<u8>>| answer.map(|reply| Done::Reply(reply.into())))
         }
         Export::SessionClosed { session, why, removed, lost } => {
             let why = match why {
@@ -138,14 +197,17 @@ fn call(store: &mut Store<Guest>, recipe: &RecipePre<Guest>, export: &Export) ->
             };
             let removed: Vec<types::Child> = removed.iter().map(child).collect();
             let lost: Vec<handler::LostCall> = lost.iter().map(lost_call).collect();
-            through(handler.call_on_session_closed(&mut *store, session.0, why, &removed, &lost))
+            let told = (session.0, why, removed.as_slice(), lost.as_slice());
+            through(ask(store, &instance, &recipe.session_closed, told))
         }
-        Export::CallLost(lost) => through(handler.call_on_call_lost(&mut *store, &lost_call(lost))),
-        Export::Timer { name, payload } => through(handler.call_on_timer(&mut *store, name, payload)),
+        Export::CallLost(lost) => through(ask(store, &instance, &recipe.call_lost, (&lost_call(lost),))),
+        Export::Timer { name, payload } => {
+            through(ask(store, &instance, &recipe.timer, (name.as_str(), payload.as_ref())))
+        }
         Export::Migrate { from, cursor } => {
-            let migrated = handler.call_migrate(&mut *store, *from, cursor.as_deref());
-            migrated.map(|result| {
-                result.map(|progress| match progress {
+            let migrated = ask(store, &instance, &recipe.migrate, (*from, cursor.as_deref()));
+            migrated.map(|answer: Answer<Progress>| {
+                answer.map(|progress| match progress {
                     Progress::Done => Done::Through,
                     Progress::More(cursor) => Done::More(Bytes::from(cursor)),
                 })
@@ -172,14 +234,14 @@ fn lost_call(lost: &recipe::LostCall) -> handler::LostCall {
     }
 }
 
-/// Asks a component what it is.
+/// Asks a component what it is, and whether all its exports have their types.
 pub(crate) fn describe(
     engine: &Engine,
-    recipe: &RecipePre<Guest>,
+    recipe: &Ready,
     log: &Arc<Log>,
 ) -> Result<Result<recipe::Descriptor, Failure>, NodeFault> {
     let mut store = store(engine, Scope::describe(), log).map_err(|error| NodeFault(error.to_string()))?;
-    let described = match recipe.instantiate(&mut store) {
+    let described = match recipe.recipe.instantiate(&mut store) {
         Ok(instance) => {
             instance.quorate_recipe_handler().call_describe(&mut store).map_err(|error| (error, Part::Call))
         }

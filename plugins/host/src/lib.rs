@@ -9,13 +9,13 @@
 //! | know what keeps nodes equal | `engine.rs`, `module.rs` |
 //! | follow a run | `call.rs`, then `imports.rs` |
 //! | know whose fault a failure is | `error.rs` |
+//! | see what a node keeps compiled | `cache.rs` |
 //!
 //! One component is compiled once, on a thread of its own, and a run waits for it. The only crate that names wasmtime.
 //! Absent: the log, instances, what effects do (`core/tree`); async, WASI, time.
 
-#![forbid(unsafe_code)]
-
 mod bindings;
+mod cache;
 mod call;
 mod engine;
 mod error;
@@ -25,7 +25,7 @@ mod module;
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::RangeInclusive,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
 };
 
@@ -38,7 +38,8 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-use crate::{bindings::RecipePre, call::Guest};
+use crate::call::Guest;
+pub use cache::Cache;
 pub use engine::RUNS_MAX;
 pub use module::Refused;
 
@@ -65,7 +66,7 @@ pub struct Admitted {
 #[derive(Clone)]
 enum Ready {
     Compiling,
-    Done(Arc<RecipePre<Guest>>),
+    Done(Arc<call::Ready>),
     Failed(String),
 }
 
@@ -86,6 +87,8 @@ struct Inner {
     compiled: Condvar,
     /// Queries that run now: apply must always find room.
     queries: Mutex<u32>,
+    /// Where compiled components are kept; none, unless somebody said where.
+    cache: OnceLock<Arc<dyn Cache>>,
 }
 
 /// The engine and what it has compiled. Clones share both.
@@ -114,7 +117,16 @@ impl Host {
             components: Mutex::default(),
             compiled: Condvar::new(),
             queries: Mutex::default(),
+            cache: OnceLock::new(),
         })))
+    }
+
+    /// Keeps compiled components there from now on, and drops what another engine has left there. The first word
+    /// counts: one process has one engine, however many nodes it runs.
+    pub fn keep_compiled(&self, cache: Arc<dyn Cache>) {
+        if self.0.cache.set(cache.clone()).is_ok() {
+            cache.retain(&cache::suffix(&self.0.engine));
+        }
     }
 
     /// Checks what an author gives, makes it fit for the log and asks it what it is. Takes as long as compiling.
@@ -134,7 +146,7 @@ impl Host {
     fn admit_here(&self, author: &[u8]) -> Result<Admitted, Refused> {
         let component: Arc<[u8]> = module::admit(author)?.into();
         let plugin = PluginId(Sha256::digest(&component).into());
-        let pre = self.0.compile(&component).map_err(Refused)?;
+        let pre = self.0.compile(plugin, &component).map_err(Refused)?;
         let descriptor = match call::describe(&self.0.engine, &pre, &self.0.log) {
             Ok(Ok(descriptor)) => descriptor,
             Ok(Err(failure)) => return Err(Refused(format!("its `describe` failed: {failure}"))),
@@ -185,12 +197,23 @@ const METHODS_MAX: usize = 256;
 const DOCS_MAX_BYTES: usize = 64 * 1024;
 
 impl Inner {
-    fn compile(&self, component: &[u8]) -> Result<RecipePre<Guest>, String> {
-        let component =
-            Component::new(&self.engine, component).map_err(|error| format!("it does not compile: {error:#}"))?;
+    fn compile(&self, plugin: PluginId, component: &[u8]) -> Result<call::Ready, String> {
+        let cache = self.cache.get().map(|cache| &**cache);
+        let component = match cache.and_then(|cache| cache::load(cache, &self.engine, plugin)) {
+            Some(component) => component,
+            None => {
+                let component = Component::new(&self.engine, component);
+                let component = component.map_err(|error| format!("it does not compile: {error:#}"))?;
+                if let Some(cache) = cache {
+                    cache::store(cache, &self.engine, plugin, &component);
+                }
+                component
+            }
+        };
         let pre =
             self.linker.instantiate_pre(&component).map_err(|error| format!("it does not fit this host: {error:#}"))?;
-        RecipePre::new(pre).map_err(|error| format!("it does not export what a recipe exports: {error:#}"))
+        call::Ready::new(&component, pre)
+            .map_err(|error| format!("it does not export what a recipe exports: {error:#}"))
     }
 
     /// Compiles what waits, one after the other: each uses all processors as it is.
@@ -203,7 +226,7 @@ impl Inner {
                 next
             };
             let Some((plugin, component)) = next else { return };
-            let ready = match self.compile(&component) {
+            let ready = match self.compile(plugin, &component) {
                 Ok(pre) => Ready::Done(Arc::new(pre)),
                 Err(why) => Ready::Failed(why),
             };
@@ -216,7 +239,7 @@ impl Inner {
     }
 
     /// The compiled component; waits for one that is being compiled, which then comes before all others.
-    fn ready(&self, plugin: PluginId) -> Result<Arc<RecipePre<Guest>>, NodeFault> {
+    fn ready(&self, plugin: PluginId) -> Result<Arc<call::Ready>, NodeFault> {
         let mut components = self.components.lock();
         if let Some(at) = components.waiting.iter().position(|(waiting, _)| *waiting == plugin) {
             components.waiting.swap(0, at);
@@ -260,6 +283,9 @@ impl Recipes for Host {
     }
 
     fn forget(&self, plugin: PluginId) {
+        if let Some(cache) = self.0.cache.get() {
+            cache.remove(&cache::name(&self.0.engine, plugin));
+        }
         let mut components = self.0.components.lock();
         components.known.remove(&plugin);
         components.waiting.retain(|(waiting, _)| *waiting != plugin);

@@ -35,6 +35,9 @@ use super::{
     ports,
 };
 
+/// Where nodes keep compiled recipes.
+const COMPILED_VARIABLE: &str = "QUORATE_RECIPES__COMPILED_DIR";
+
 /// Names the process that a node must not outlive; set by `dev`, obeyed by [`die_with_parent`].
 pub(super) const PARENT_VARIABLE: &str = "QUORATE_PARENT";
 
@@ -355,6 +358,10 @@ impl Dev {
             .process_group(0);
         if self.layout.ports.len() > 1 {
             command.args(["--join", &self.addresses(1).join(",")]);
+        }
+        // One machine compiles a recipe once, not once for each node.
+        if std::env::var_os(COMPILED_VARIABLE).is_none() {
+            command.env(COMPILED_VARIABLE, self.dir.join("compiled"));
         }
         let mut child =
             command.spawn().map_err(|error| Failure::failed(format!("node {id} cannot be started: {error}")))?;
