@@ -1,7 +1,7 @@
 //! `cargo xtask`: the repository's own commands, one file each.
 //!
 //! What a person runs before a commit (`fix`, `verify`), what a fresh machine and CI run (`test`), what makes the
-//! committed components (`plugins`), and the long runs that are started by hand (`torture`, `sim`, `peers`). Every
+//! committed components (`plugins`), and the long runs that are started by hand (`torture`, `sim`, `gaps`, `peers`). Every
 //! command works from any folder of the repository and says what it does.
 //!
 //! Absent: anything a user of Quorate needs; that is the `quorate` binary.
@@ -49,6 +49,9 @@ enum Command {
     Torture(runs::Torture),
     /// Runs the seeded simulation of whole clusters.
     Sim(runs::Sim),
+    /// Measures how long a cluster is away when its leader is killed or silent, how long a node takes to come back, and
+    /// what a million znodes weigh.
+    Gaps(runs::Gaps),
     /// Measures genuine ZooKeeper and ours with the same client, in alternated rounds, and prints the table.
     Peers(peers::Args),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Plugins(args) => plugins::run(&args),
         Command::Torture(args) => runs::torture(&args),
         Command::Sim(args) => runs::sim(&args),
+        Command::Gaps(args) => runs::gaps(&args),
         Command::Peers(args) => peers::run(&args),
     };
     match result {

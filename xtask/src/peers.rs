@@ -1,10 +1,11 @@
 //! `cargo xtask peers`: genuine ZooKeeper and ours under the same client, in one sitting.
 //!
-//! Three nodes of each on loopback, one cluster at a time, in alternated rounds, each warmed up first; the client is
-//! `quorate bench --protocol zookeeper`, the same bytes to both. Per load the median of each side and the median of
-//! the rounds' ratios; what every run said is kept as JSON lines, with the machine's floor before and after it. Then
-//! one node of each with ten thousand sessions and a hundred thousand watches: how long they take to open, and what
-//! they weigh.
+//! Three nodes of each on loopback, one cluster at a time, in alternated rounds, each warmed up first. Genuine ZooKeeper
+//! is always driven by `quorate bench --protocol zookeeper`; ours by the same bytes (part `port`), or by its own protocol
+//! (parts `native` and `locks`, where ZooKeeper's lock is its own recipe). Per load the median of each side and the
+//! median of the rounds' ratios; what every run said is kept as JSON lines, with the machine's floor before and after it.
+//! Part `hold`: one node of each with ten thousand sessions and a hundred thousand watches: how long they take to open,
+//! and what they weigh.
 //!
 //! Absent: a quiet machine; the floors show how quiet it was.
 
@@ -42,37 +43,69 @@ pub(crate) struct Args {
     /// Sessions held on one node, ten watches each; 0 leaves that out.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     sessions: u32,
+    /// What is compared.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Port, Part::Native, Part::Locks, Part::Hold])]
+    parts: Vec<Part>,
     /// Genuine ZooKeeper takes nine ports from this one on.
     #[arg(long, default_value_t = 22_800, value_parser = clap::value_parser!(u16).range(1024..=65_000))]
     base_port: u16,
 }
 
+/// One table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum Part {
+    /// Both through ZooKeeper's protocol.
+    Port,
+    /// Ours through its own protocol.
+    Native,
+    /// Locks: ZooKeeper's recipe, and ours.
+    Locks,
+    /// Sessions and watches that are only held.
+    Hold,
+}
+
 /// One load, and how it is judged.
 struct Point {
+    part: Part,
     name: &'static str,
-    load: &'static str,
-    clients: u32,
-    outstanding: u32,
+    /// What `quorate bench` is told for both sides, and for ours beside it.
+    flags: &'static str,
+    ours: &'static str,
     /// A latency is better when it is smaller.
     latency: bool,
     /// What the ratio should be at least.
     bar: f64,
 }
 
-const fn rate(name: &'static str, load: &'static str, outstanding: u32, bar: f64) -> Point {
-    Point { name, load, clients: 64, outstanding, latency: false, bar }
+const fn rate(part: Part, name: &'static str, flags: &'static str, bar: f64) -> Point {
+    Point { part, name, flags, ours: "", latency: false, bar }
 }
 
-const POINTS: [Point; 9] = [
-    rate("write 64x1, ops/s", "put", 1, 1.5),
-    rate("write 64x16, ops/s", "put", 16, 3.0),
-    rate("create 64x1, ops/s", "create", 1, 1.5),
-    rate("create 64x16, ops/s", "create", 16, 3.0),
-    rate("local read 64x1, ops/s", "get", 1, 1.5),
-    rate("local read 64x16, ops/s", "get", 16, 3.0),
-    rate("mixed 64x1, ops/s", "mixed", 1, 1.5),
-    rate("mixed 64x16, ops/s", "mixed", 16, 3.0),
-    Point { name: "write 1x1, p50 us", load: "put", clients: 1, outstanding: 1, latency: true, bar: 1.0 },
+const POINTS: [Point; 21] = [
+    rate(Part::Port, "write 64x1, ops/s", "put --clients 64", 1.5),
+    rate(Part::Port, "write 64x16, ops/s", "put --clients 64 --outstanding 16", 3.0),
+    rate(Part::Port, "create 64x1, ops/s", "create --clients 64", 1.5),
+    rate(Part::Port, "create 64x16, ops/s", "create --clients 64 --outstanding 16", 3.0),
+    rate(Part::Port, "local read 64x1, ops/s", "get --clients 64", 1.5),
+    rate(Part::Port, "local read 64x16, ops/s", "get --clients 64 --outstanding 16", 3.0),
+    rate(Part::Port, "mixed 64x1, ops/s", "mixed --clients 64", 1.5),
+    rate(Part::Port, "mixed 64x16, ops/s", "mixed --clients 64 --outstanding 16", 3.0),
+    Point { latency: true, ..rate(Part::Port, "write 1x1, p50 us", "put --clients 1", 1.0) },
+    Point { latency: true, ..rate(Part::Native, "write 1x1, p50 us", "put --clients 1", 1.0) },
+    rate(Part::Native, "write 64x1, ops/s", "put --clients 64", 1.5),
+    rate(Part::Native, "write 64x16, ops/s", "put --clients 64 --outstanding 16", 3.5),
+    rate(Part::Native, "create 64x16, ops/s", "create --clients 64 --outstanding 16", 3.0),
+    rate(Part::Native, "linearizable read 64x1, ops/s", "get --linearizable --clients 64", 2.5),
+    rate(Part::Native, "linearizable read 64x16, ops/s", "get --linearizable --clients 64 --outstanding 16", 5.0),
+    Point {
+        ours: "--local",
+        ..rate(Part::Native, "local read 64x16, ops/s", "get --clients 64 --outstanding 16", 4.0)
+    },
+    rate(Part::Native, "watch fan-out to 1000, events/s", "watch --clients 1000", 1.5),
+    rate(Part::Locks, "one lock, 1 contender, cycles/s", "lock --clients 1", 1.4),
+    rate(Part::Locks, "one lock, 8 contenders, cycles/s", "lock --clients 8", 2.5),
+    rate(Part::Locks, "one lock, 64 contenders, cycles/s", "lock --clients 64", 2.5),
+    rate(Part::Locks, "64 locks, 64 clients, cycles/s", "lock --clients 64 --keys 64", 1.0),
 ];
 
 /// Whose cluster.
@@ -85,7 +118,9 @@ enum Side {
 /// A cluster that ends when it is dropped.
 struct Cluster {
     children: Vec<Child>,
+    /// For ZooKeeper's protocol, and for ours.
     addresses: Vec<String>,
+    endpoints: Vec<String>,
     pids: Vec<u32>,
 }
 
@@ -100,7 +135,7 @@ impl Drop for Cluster {
 }
 
 /// What one side showed at one load, round by round.
-type Shown = BTreeMap<(&'static str, bool), Vec<f64>>;
+type Shown = BTreeMap<(Part, &'static str, bool), Vec<f64>>;
 
 /// Runs everything and prints the table.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -118,46 +153,51 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&home)?;
     let mut said = fs::File::create(home.join("results.jsonl"))?;
     let mut shown = Shown::new();
-    for round in 0..args.rounds {
+    let points = || POINTS.iter().filter(|point| args.parts.contains(&point.part));
+    let rounds = if points().next().is_some() { args.rounds } else { 0 };
+    for round in 0..rounds {
         // Whoever is first meets another machine than whoever is last: they take turns.
         let sides = if round % 2 == 0 { [Side::Genuine, Side::Ours] } else { [Side::Ours, Side::Genuine] };
         for side in sides {
             println!("== round {}: {side:?}", round + 1);
             let cluster = start(side, 3, args, &home)?;
             for load in ["put", "get", "create"] {
-                bench(&cluster, &[load, "--outstanding", "16", "--seconds", &args.warm_up.to_string(), "--keep"])?;
+                let flags = format!("{load} --outstanding 16 --seconds {} --keep", args.warm_up);
+                bench(&cluster, Part::Port, side, &flags)?;
             }
-            for point in &POINTS {
-                let (clients, outstanding) = (point.clients.to_string(), point.outstanding.to_string());
-                let seconds = args.seconds.to_string();
-                let flags = ["--clients", &clients, "--outstanding", &outstanding, "--seconds", &seconds, "--keep"];
-                let result = bench(&cluster, &[&[point.load][..], &flags[..]].concat())?;
+            for point in points() {
+                let own = if side == Side::Ours { point.ours } else { "" };
+                let flags = format!("{} {own} --seconds {} --keep", point.flags, args.seconds);
+                let result = bench(&cluster, point.part, side, &flags)?;
                 let field = if point.latency { "p50_us" } else { "ops_per_second" };
                 let figure = result[field].as_f64().with_context(|| format!("no {field} in {result}"))?;
-                println!("   {}: {figure:.0}, {} failed", point.name, result["failed"]);
-                writeln!(said, "{}", note(side, round, point.name, result))?;
-                shown.entry((point.name, side == Side::Ours)).or_default().push(figure);
+                println!("   {:?}: {}: {figure:.0}, {} failed", point.part, point.name, result["failed"]);
+                writeln!(said, "{}", note(side, round, point, result))?;
+                shown.entry((point.part, point.name, side == Side::Ours)).or_default().push(figure);
             }
         }
     }
     table(&shown);
-    if args.sessions > 0 {
+    if args.sessions > 0 && args.parts.contains(&Part::Hold) {
         hold(args, &home, &mut said)?;
     }
     println!("\nevery run as JSON: {}", home.join("results.jsonl").display());
     Ok(())
 }
 
-fn note(side: Side, round: u32, name: &str, result: Value) -> Value {
-    serde_json::json!({"side": format!("{side:?}"), "round": round, "point": name, "result": result})
+fn note(side: Side, round: u32, point: &Point, result: Value) -> Value {
+    let (side, part) = (format!("{side:?}"), format!("{:?}", point.part));
+    serde_json::json!({"side": side, "round": round, "part": part, "point": point.name, "result": result})
 }
 
 fn table(shown: &Shown) {
-    println!("\n| load | ZooKeeper | Quorate | ratio | bar |\n|---|--:|--:|--:|--:|");
+    let mut part = None;
     for point in &POINTS {
-        let (Some(genuine), Some(ours)) = (shown.get(&(point.name, false)), shown.get(&(point.name, true))) else {
-            continue;
-        };
+        let of = |ours: bool| shown.get(&(point.part, point.name, ours));
+        let (Some(genuine), Some(ours)) = (of(false), of(true)) else { continue };
+        if part.replace(point.part) != Some(point.part) {
+            println!("\n| {:?} | ZooKeeper | Quorate | ratio | bar |\n|---|--:|--:|--:|--:|", point.part);
+        }
         let ratios = genuine.iter().zip(ours).map(|(g, o)| if point.latency { g / o } else { o / g }).collect();
         let (ratio, bar) = (median(ratios), point.bar);
         let verdict = if ratio >= bar { "" } else { " **missed**" };
@@ -191,12 +231,12 @@ fn hold(args: &Args, home: &Path, said: &mut fs::File) -> Result<()> {
         let cluster = start(side, 1, args, home)?;
         let before = rss(cluster.pids[0])?;
         let clients = args.sessions.to_string();
-        let result = bench(&cluster, &["hold", "--clients", &clients, "--watches", "10", "--seconds", "5"])?;
+        let result = bench(&cluster, Part::Hold, side, &format!("hold --clients {clients} --watches 10 --seconds 5"))?;
         let after = result["processes"][0]["rss_bytes"].as_u64().context("no memory in the report")?;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         let seconds = result["seconds"].as_f64().unwrap_or(f64::NAN);
         println!("| {side:?}, {} failed | {seconds:.1} | {:.0} | {:.0} |", result["failed"], mb(before), mb(after));
-        writeln!(said, "{}", note(side, 0, "hold", result))?;
+        writeln!(said, "{}", note(side, 0, &rate(Part::Hold, "hold", "", 0.0), result))?;
     }
     Ok(())
 }
@@ -211,10 +251,13 @@ fn quorate() -> PathBuf {
     step::target().join("release/quorate")
 }
 
-fn bench(cluster: &Cluster, flags: &[&str]) -> Result<Value> {
+fn bench(cluster: &Cluster, part: Part, side: Side, flags: &str) -> Result<Value> {
     let mut command = Command::new(quorate());
-    command.arg("bench").args(flags).args(["--protocol", "zookeeper", "-o", "json", "--timeout", "60s"]);
-    command.args(["--target", &cluster.addresses.join(",")]);
+    command.arg("bench").args(flags.split_whitespace()).args(["-o", "json", "--timeout", "60s", "--target"]);
+    match (part, side) {
+        (Part::Native | Part::Locks, Side::Ours) => command.arg(cluster.endpoints.join(",")),
+        _ => command.arg(cluster.addresses.join(",")).args(["--protocol", "zookeeper"]),
+    };
     command.args(["--pids", &cluster.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")]);
     command.arg("--dir").arg(step::target());
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
@@ -237,7 +280,7 @@ fn start(side: Side, nodes: u16, args: &Args, home: &Path) -> Result<Cluster> {
 }
 
 fn genuine(nodes: u16, base: u16, data: &Path) -> Result<Cluster> {
-    let mut cluster = Cluster { children: Vec::new(), addresses: Vec::new(), pids: Vec::new() };
+    let mut cluster = Cluster { children: Vec::new(), addresses: Vec::new(), endpoints: Vec::new(), pids: Vec::new() };
     for node in 1..=nodes {
         let (dir, port) = (data.join(node.to_string()), base + node);
         fs::create_dir_all(&dir)?;
@@ -269,16 +312,21 @@ fn ours(nodes: u16, data: &Path) -> Result<Cluster> {
     let mut dev = Command::new(quorate());
     dev.args(["dev", "--random-ports", "-o", "json", "--nodes", &nodes.to_string(), "--data"]).arg(data.join("q"));
     // Genuine ZooKeeper is told the same.
-    dev.env("QUORATE_ZOOKEEPER__MAX_CLIENT_CNXNS", "0").env("QUORATE_RECIPES__STANDARD", "false");
+    dev.env("QUORATE_ZOOKEEPER__MAX_CLIENT_CNXNS", "0");
     let log = fs::File::create(data.join("log"))?;
     let mut child = dev.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
     let out = child.stdout.take().context("it has no output")?;
-    let mut cluster = Cluster { children: vec![child], addresses: Vec::new(), pids: Vec::new() };
+    let (addresses, endpoints, pids) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cluster = Cluster { children: vec![child], addresses, endpoints, pids };
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
     let ready_line: Value = serde_json::from_str(&line).with_context(|| format!("`quorate dev` says {line:?}"))?;
     let list = |name: &str| ready_line[name].as_array().cloned().with_context(|| format!("no {name} in {line}"));
-    cluster.addresses = list("zookeeper")?.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect();
+    let texts = |name: &str| -> Result<Vec<String>> {
+        Ok(list(name)?.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect())
+    };
+    cluster.addresses = texts("zookeeper")?;
+    cluster.endpoints = texts("endpoints")?;
     cluster.pids = list("pids")?.iter().filter_map(|pid| pid.as_u64()?.try_into().ok()).collect();
     ready(&cluster)?;
     Ok(cluster)

@@ -32,6 +32,17 @@ pub(crate) struct Torture {
     fsync_error: Option<u32>,
 }
 
+/// Measures how long a cluster is away, and what a million znodes weigh.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Gaps {
+    /// Rounds of each: the leader killed, the leader silent, a node with many znodes killed and started again.
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// Znodes of 100 bytes under 1,000 parents; 0 leaves that out.
+    #[arg(long, default_value_t = 1_000_000)]
+    znodes: u64,
+}
+
 /// Runs the seeded simulation.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Sim {
@@ -64,6 +75,33 @@ pub(crate) fn torture(args: &Torture) -> Result<()> {
         torture.args(["--seed", &seed.to_string()]);
     }
     step::run(torture)
+}
+
+/// Builds the shipped server and the torture, then measures.
+pub(crate) fn gaps(args: &Gaps) -> Result<()> {
+    step::run(step::cargo_command(&[
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "quorate-server",
+        "--bin",
+        "quorate",
+    ]))?;
+    let torture = built("quorate-torture", "torture")?;
+    let server = step::target().join("release").join("quorate");
+    let run = |flags: &[&str]| {
+        let mut one = Command::new(torture.get_program());
+        one.current_dir(step::root()).arg("--quorate").arg(&server).args(["--rounds", &args.rounds.to_string()]);
+        one.args(flags);
+        step::run(one)
+    };
+    run(&["--gap", "killed"])?;
+    run(&["--gap", "silent"])?;
+    match args.znodes {
+        0 => Ok(()),
+        znodes => run(&["--large", &znodes.to_string()]),
+    }
 }
 
 /// Builds the simulation, then runs it.

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use quorate_seam::free_ports;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::strace::Fault;
 
@@ -121,6 +122,27 @@ impl Cluster {
             process.wait()?;
         }
         Ok(())
+    }
+
+    /// Stops one node, from 0, with SIGSTOP: its connections stay open, and it says nothing.
+    pub fn pause(&self, node: usize) -> Result<()> {
+        self.signal(node, Signal::STOP)
+    }
+
+    /// Lets a paused node go on.
+    pub fn go_on(&self, node: usize) -> Result<()> {
+        self.signal(node, Signal::CONT)
+    }
+
+    fn signal(&self, node: usize, signal: Signal) -> Result<()> {
+        let pid = self.pid(node).and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.with_context(|| format!("node {} does not run", node + 1))?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal node {}", node + 1))
+    }
+
+    /// The process of a node, from 0, if it runs.
+    pub fn pid(&self, node: usize) -> Option<u32> {
+        self.nodes[node].process.as_ref().map(Child::id)
     }
 
     /// Kills all nodes before it waits for any, so that none outlives the others by more than a moment.

@@ -6,13 +6,15 @@
 //! version must equal what was acknowledged plus those unknown outcomes that turned out to have happened; every
 //! acknowledged create must be there once, under the name that was acknowledged, and nothing else may be.
 //!
-//! Beside it, a storm of all standard recipes ([`storm`]), and disks that are slow or broken by strace ([`strace`]).
+//! Beside it, a storm of all standard recipes ([`storm`]), disks that are slow or broken by strace ([`strace`]), and a
+//! benchmark of recovery ([`gaps`]).
 //!
 //! Absent: faults below the process (torn writes, partitions, clocks); `server/sim` makes those, by seed.
 
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod gaps;
 pub mod ledger;
 mod load;
 mod random;

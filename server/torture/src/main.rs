@@ -1,6 +1,6 @@
 //! `torture`: the command line of the torture; `cargo xtask torture` builds and starts it.
 //!
-//! Prints the seed before and the counts after; the exit code is 1 where something was lost, doubled, stale or stuck, and
+//! With `--gap` or `--large` it measures instead. Prints the seed before and the counts after; the exit code is 1 where something was lost, doubled, stale or stuck, and
 //! then the nodes' data and logs are kept and named.
 
 use std::{
@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use quorate_torture::{
-    Settings,
+    Settings, gaps,
     ledger::Report,
     run, storm,
     strace::{self, Seen},
@@ -40,9 +40,59 @@ struct Args {
     /// Instead of kills: the n-th fdatasync of a node's log fails (strace), and the node must end.
     #[arg(long, value_name = "N", conflicts_with = "rounds")]
     fsync_error: Option<u32>,
+    /// A benchmark instead: how long nobody can write when the leader is killed or falls silent, as many rounds as said.
+    #[arg(long, value_enum, conflicts_with_all = ["fsync_delay", "fsync_error", "recipes"])]
+    gap: Option<Gap>,
+    /// A benchmark instead: what so many znodes weigh, and how long a killed node takes to come back, as many rounds as
+    /// said.
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["fsync_delay", "fsync_error", "recipes", "gap"])]
+    large: Option<u64>,
     /// Which kills happen when; drawn from the clock if not given. The machine's timing is not part of it.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+/// What happens to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Gap {
+    /// It is killed.
+    Killed,
+    /// It says nothing more, and its connections stay open.
+    Silent,
+}
+
+/// After filling, so that snapshots are written and memory is given back.
+const REST: Duration = Duration::from_secs(60);
+
+fn told(what: &str, of: Vec<Duration>) {
+    let ms = |of: Option<Duration>| of.map_or(0, |of| of.as_millis());
+    let (least, most, rounds) = (of.iter().min().copied(), of.iter().max().copied(), of.len());
+    println!("{what}: median {} ms, {} to {} ms, {rounds} rounds", ms(gaps::median(of)), ms(least), ms(most));
+}
+
+fn measure(quorate: &Path, gap: Option<Gap>, large: Option<u64>, rounds: u32) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("quorate-torture-").tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let Some(gap) = gap {
+        let (fault, what) = match gap {
+            Gap::Killed => (gaps::Fault::Killed, "leader killed"),
+            Gap::Silent => (gaps::Fault::Silent, "leader silent"),
+        };
+        told(what, runtime.block_on(gaps::leader(quorate, dir.path(), fault, rounds))?);
+    }
+    if let Some(count) = large {
+        let seen = runtime.block_on(gaps::large(quorate, dir.path(), count, REST, rounds))?;
+        for (node, (now, most)) in (1..).zip(&seen.memory) {
+            println!(
+                "node {node}: {} MB resident {} s after {count} creates, at most {} MB",
+                now / 1_000_000,
+                REST.as_secs(),
+                most / 1_000_000
+            );
+        }
+        told("restart", seen.restarts);
+    }
+    Ok(())
 }
 
 /// A run with a disk that strace has spoilt.
@@ -70,7 +120,10 @@ fn show(report: &Report) {
 }
 
 fn main() -> Result<ExitCode> {
-    let Args { quorate, rounds, clients, recipes, seed, fsync_delay, fsync_error } = Args::parse();
+    let Args { quorate, rounds, clients, recipes, seed, fsync_delay, fsync_error, gap, large } = Args::parse();
+    if gap.is_some() || large.is_some() {
+        return measure(&quorate, gap, large, rounds).map(|()| ExitCode::SUCCESS);
+    }
     if let Some(ms) = fsync_delay {
         return disk(async |dir| strace::run_delay(&quorate, dir, Duration::from_millis(ms), 30).await);
     }

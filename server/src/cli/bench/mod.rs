@@ -4,7 +4,7 @@
 //! counted as failed and never as an operation. The machine's floor (an fdatasync, a loopback round trip) is measured
 //! before and after, so that figures of a disturbed machine can be told; CPU and memory of the servers come from /proc.
 //!
-//! The loads of recipes go through the typed faces that programs use. Two protocols, the same other loads: the native
+//! The loads of recipes go through the typed faces that programs use; beside our lock stands ZooKeeper's own. Two protocols, the same other loads: the native
 //! one, and ZooKeeper's by a client so lean that a genuine server beside ours is measured and not the client. Absent:
 //! several benchmarking processes, open loops, verdicts.
 
@@ -18,6 +18,7 @@ use crate::cli::{
     exit::{Failure, Outcome},
 };
 
+mod contend;
 mod floor;
 mod load;
 mod zookeeper;
@@ -37,7 +38,8 @@ pub enum Load {
     Watch,
     /// Open a session and close it.
     Session,
-    /// Acquire a lock and release it: an operation is one such cycle. With --keys 1 all clients contend for one lock.
+    /// Acquire a lock and release it: an operation is one such cycle. With --keys 1 all clients contend for one lock. With
+    /// ZooKeeper's protocol it is ZooKeeper's recipe.
     Lock,
     /// Campaign in an election and resign.
     Elect,
@@ -137,7 +139,7 @@ pub fn run(globals: &Globals, args: Args) -> Outcome {
     let of_recipe = matches!(args.load, Load::Lock | Load::Elect | Load::Queue | Load::Call);
     let before = floor::measure(&args.dir)?;
     let tally = match args.protocol {
-        Protocol::Zookeeper if of_recipe => {
+        Protocol::Zookeeper if of_recipe && args.load != Load::Lock => {
             return Err(Failure::usage("recipes are called by the native protocol only; leave out --protocol"));
         }
         Protocol::Zookeeper => zookeeper::run(globals, &args)?,

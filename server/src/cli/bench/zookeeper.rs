@@ -31,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Args, Load, floor::Usage, load::Tally};
+use super::{Args, Load, contend, floor::Usage, load::Tally};
 use crate::cli::{
     Globals, block_on, connect,
     exit::{Exit, Failure, Outcome},
@@ -52,14 +52,14 @@ const DELETES: usize = 100;
 
 /// What happens now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-enum Phase {
+pub(super) enum Phase {
     Preparing,
     Running,
     Over,
 }
 
 /// What all threads share.
-struct Shared<'a> {
+pub(super) struct Shared<'a> {
     args: &'a Args,
     hosts: &'a [String],
     root: String,
@@ -122,9 +122,10 @@ async fn prepare(globals: &Globals, target: &Target, shared: &Shared<'_>) -> Out
     match shared.args.load {
         Load::Create => paths.extend((0..shared.args.parents).map(|number| shared.parent(number.into()))),
         Load::Watch => paths.push(shared.watched()),
+        Load::Lock => paths.extend((0..shared.args.keys as usize).map(|number| shared.lock(number))),
         Load::Put | Load::Get | Load::Mixed | Load::Session | Load::Hold => {}
         // Refused before.
-        Load::Lock | Load::Elect | Load::Queue | Load::Call => {}
+        Load::Elect | Load::Queue | Load::Call => {}
     }
     let requests: Vec<Request> = paths.iter().map(|path| create_request(path, &shared.data)).collect();
     for (path, answer) in paths.iter().zip(client.ask(&requests).await?) {
@@ -260,6 +261,22 @@ async fn work(
         loops.count().await;
         return Ok(tally.into_inner());
     }
+    if args.load == Load::Lock {
+        let opening = mine.map(|number| async move { Ok((number, contend::connect(shared.hosts, number).await?)) });
+        let opened: Vec<_> = futures::stream::iter(opening).buffered(CONNECTS_AT_ONCE).collect().await;
+        let mut contenders = opened.into_iter().collect::<Outcome<Vec<_>>>()?;
+        let _ = ready.send(());
+        drop(ready);
+        let loops: FuturesUnordered<_> = contenders
+            .iter_mut()
+            .map(|(number, client)| contend::run(shared, *number, client, &tally, phase.clone()))
+            .collect();
+        loops.count().await;
+        let closing: FuturesUnordered<_> =
+            contenders.into_iter().map(|(_, client)| timeout(STRAGGLERS, client.close())).collect();
+        closing.count().await;
+        return Ok(tally.into_inner());
+    }
     let opening = mine.map(|client| Lane::open(shared, client, &tally));
     let opened: Vec<Outcome<Lane<'_>>> = futures::stream::iter(opening).buffered(CONNECTS_AT_ONCE).collect().await;
     let mut lanes = opened.into_iter().collect::<Outcome<Vec<_>>>()?;
@@ -296,7 +313,7 @@ async fn work(
     Ok(tally.into_inner())
 }
 
-async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+pub(super) async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
     // The sender outlives the threads.
     let _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
@@ -337,11 +354,20 @@ impl Shared<'_> {
         format!("{}/watched", self.root)
     }
 
-    fn measuring(&self) -> bool {
+    /// The folder of the lock that a client contends for.
+    pub(super) fn lock(&self, client: usize) -> String {
+        format!("{}/lock-{}", self.root, client % self.args.keys as usize)
+    }
+
+    pub(super) fn count(&self, done: u64) {
+        self.done.fetch_add(done, Relaxed);
+    }
+
+    pub(super) fn measuring(&self) -> bool {
         self.measuring.load(Relaxed)
     }
 
-    fn running(&self) -> bool {
+    pub(super) fn running(&self) -> bool {
         self.running.load(Relaxed)
     }
 }
@@ -531,7 +557,7 @@ impl<'a> Lane<'a> {
             }
         }
         if counted > 0 && self.shared.args.load != Load::Watch {
-            self.shared.done.fetch_add(counted, Relaxed);
+            self.shared.count(counted);
         }
         Ok(())
     }
