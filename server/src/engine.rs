@@ -86,11 +86,18 @@ impl Cache for Compiled {
 
     fn retain(&self, suffix: &str) {
         for path in self.disk.list(&self.dir).unwrap_or_default() {
-            if !path.to_string_lossy().ends_with(suffix) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if is_compiled(&name) && !name.ends_with(suffix) {
                 self.tell("what another build has left cannot be removed", self.disk.remove(&path));
             }
         }
     }
+}
+
+/// Whether a file can be one of ours: an operator may have named a directory in which there are others.
+fn is_compiled(name: &str) -> bool {
+    let hash = name.split('-').next().unwrap_or_default();
+    hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) && name.contains(".compiled")
 }
 
 #[cfg(test)]
@@ -103,15 +110,19 @@ mod tests {
     fn files_are_kept_by_name_and_other_builds_files_go() {
         let dir = tempfile::tempdir().expect("a directory");
         let compiled = Compiled::new(Arc::new(SystemDisk), &dir.path().join("compiled"));
-        assert_eq!(compiled.load("a-1"), None, "a directory that is not there is an empty cache");
-        compiled.store("a-1", b"one");
-        compiled.store("a-2", b"other");
-        compiled.store("a-1", b"1");
-        assert_eq!(compiled.load("a-1").as_deref(), Some(&b"1"[..]));
-        compiled.retain("-1");
-        assert_eq!(compiled.load("a-2"), None);
-        compiled.remove("a-1");
-        compiled.remove("a-1");
-        assert_eq!(compiled.load("a-1"), None);
+        assert_eq!(compiled.load("a"), None, "a directory that is not there is an empty cache");
+        let name = |engine: u32| format!("{}-{engine}.compiled", "a1".repeat(32));
+        compiled.store(&name(1), b"one");
+        compiled.store(&name(2), b"other");
+        compiled.store(&name(1), b"1");
+        assert_eq!(compiled.load(&name(1)).as_deref(), Some(&b"1"[..]));
+        let strange = dir.path().join("compiled/notes.txt");
+        std::fs::write(&strange, "mine").expect("it is written");
+        compiled.retain("-1.compiled");
+        assert_eq!(compiled.load(&name(2)), None);
+        assert!(strange.exists(), "a file of somebody else's is left alone");
+        compiled.remove(&name(1));
+        compiled.remove(&name(1));
+        assert_eq!(compiled.load(&name(1)), None);
     }
 }

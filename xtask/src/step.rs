@@ -39,8 +39,12 @@ pub(crate) fn in_ci() -> bool {
 pub(crate) fn cargo_command(args: &[&str]) -> Command {
     let mut command = Command::new(cargo());
     command.args(args).current_dir(root());
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let ours =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_"));
+        if ours {
+            command.env_remove(name);
+        }
     }
     command
 }

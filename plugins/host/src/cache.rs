@@ -22,7 +22,7 @@ pub trait Cache: Send + Sync {
     fn store(&self, name: &str, bytes: &[u8]);
     /// Removes a file, if it is there.
     fn remove(&self, name: &str);
-    /// Removes all files whose name ends otherwise.
+    /// Removes all files that were kept here and whose name ends otherwise.
     fn retain(&self, suffix: &str);
 }
 
