@@ -1,7 +1,7 @@
 //! `torture`: the command line of the torture; `cargo xtask torture` builds and starts it.
 //!
-//! With `--gap` or `--large` it measures instead. Prints the seed before and the counts after; the exit code is 1 where something was lost, doubled, stale or stuck, and
-//! then the nodes' data and logs are kept and named.
+//! With `--gap` or `--large` it measures instead. Prints the seed before and the counts after; the exit code is 1 where
+//! something was lost, doubled, stale or stuck, and then the nodes' data and logs are kept and named.
 
 use std::{
     path::{Path, PathBuf},

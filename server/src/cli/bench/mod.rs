@@ -4,9 +4,9 @@
 //! counted as failed and never as an operation. The machine's floor (an fdatasync, a loopback round trip) is measured
 //! before and after, so that figures of a disturbed machine can be told; CPU and memory of the servers come from /proc.
 //!
-//! The loads of recipes go through the typed faces that programs use; beside our lock stands ZooKeeper's own. Two protocols, the same other loads: the native
-//! one, and ZooKeeper's by a client so lean that a genuine server beside ours is measured and not the client. Absent:
-//! several benchmarking processes, open loops, verdicts.
+//! The loads of recipes go through the typed faces that programs use; beside our lock stands ZooKeeper's own. Two
+//! protocols, the same other loads: the native one, and ZooKeeper's by a client so lean that a genuine server beside
+//! ours is measured and not the client. Absent: several benchmarking processes, open loops, verdicts.
 
 use std::{path::PathBuf, time::Duration};
 
