@@ -5,7 +5,8 @@
 //! between two acknowledged writes around the fault, so nothing that was under way flatters it. Silence is SIGSTOP:
 //! connections stay open and nobody answers, as behind a cut cable.
 //!
-//! For people: figures, no verdicts. Absent: peers (`cargo xtask peers` has them).
+//! For people: figures, no verdicts. Absent: a client on the node that falls silent, which notices by its pings after up to
+//! two thirds of its session's timeout; peers (`cargo xtask peers` has them).
 
 use std::{
     fs,
@@ -53,8 +54,8 @@ pub async fn leader(quorate: &Path, dir: &Path, fault: Fault, rounds: u32) -> Re
     let mut gaps = Vec::new();
     for round in 1..=rounds {
         let leader = all_well(&cluster).await?;
-        // Followers first: the client stays where it is.
-        let hosts: Vec<String> = (1..=NODES).map(|step| host(&cluster, (leader + step) % NODES)).collect();
+        // Followers alone: the client stays where it is, and what is measured is the cluster.
+        let hosts: Vec<String> = (1..NODES).map(|step| host(&cluster, (leader + step) % NODES)).collect();
         let (stop, writer) = write(&format!("quorate://{}", hosts.join(","))).await?;
         sleep(CALM).await;
         match fault {
@@ -166,16 +167,22 @@ fn host(cluster: &Cluster, node: usize) -> String {
     cluster.endpoint(node).trim_start_matches("quorate://").to_owned()
 }
 
-/// Waits until all nodes are there and equally far; who leads, from 0.
+/// Waits until all nodes are there and name the same leader, from 0: one that was silent may still think that it leads.
 async fn all_well(cluster: &Cluster) -> Result<usize> {
     until(async || {
-        let Ok(status) = Admin::new(&cluster.target())?.timeout(Duration::from_secs(5)).status().await else {
-            return Ok(None);
-        };
-        let well = status.members.len() == NODES && status.members.iter().all(|member| member.reachable);
-        let leader = status.members.iter().find(|member| member.id == status.leader);
-        let at = leader.and_then(|leader| (0..NODES).find(|at| host(cluster, *at) == leader.client_address));
-        Ok(at.filter(|_| well))
+        let mut leaders = Vec::new();
+        for node in 0..NODES {
+            let Ok(status) = Admin::new(&cluster.endpoint(node))?.timeout(Duration::from_secs(5)).status().await else {
+                return Ok(None);
+            };
+            if status.members.len() != NODES || !status.members.iter().all(|member| member.reachable) {
+                return Ok(None);
+            }
+            let leader = status.members.iter().find(|member| member.id == status.leader);
+            leaders.push(leader.and_then(|leader| (0..NODES).find(|at| host(cluster, *at) == leader.client_address)));
+        }
+        leaders.dedup();
+        Ok(if let [leader] = leaders[..] { leader } else { None })
     })
     .await
     .context("the cluster is not well")
