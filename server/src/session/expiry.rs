@@ -27,8 +27,11 @@ pub const RELAY_MS: u64 = 100;
 /// Sessions given up in one entry; a mass expiry is spread over several, so that none of them is large.
 pub const EXPIRE_BATCH: usize = 500;
 
-/// Relays that may wait for the leader's word: 6.4 s of them.
-const ROUNDS_MAX: usize = 64;
+/// A relay without the leader's word for so many rounds, one second, is sent again.
+const ROUNDS_PATIENCE: u64 = 10;
+
+/// The leader's word on a relay counts for so many rounds: 6.4 s.
+const ROUNDS_MAX: u64 = 64;
 
 /// Pings that are kept while there is nobody to relay them to.
 const PINGS_MAX: usize = 100_000;
@@ -108,15 +111,18 @@ impl Expiry {
 
     /// What was heard since the last call, as relay number `round`.
     pub fn relay(&self, round: u64) -> Vec<SessionId> {
+        let mut relayed = self.relayed.lock();
+        // A round that was not confirmed in time may have been lost with its link, or the leader was not sure of itself: its
+        // pings go with this one too. A client whose ping stays unanswered would leave a connection that is well.
+        if let Some(late) = round.checked_sub(ROUNDS_PATIENCE).and_then(|late| relayed.get(&late)) {
+            self.hear_again(late.clone());
+        }
+        while relayed.first_key_value().is_some_and(|(first, _)| first.saturating_add(ROUNDS_MAX) <= round) {
+            relayed.pop_first();
+        }
         let heard = std::mem::take(&mut *self.heard.lock());
         if !heard.pings.is_empty() {
-            let mut relayed = self.relayed.lock();
             relayed.insert(round, heard.pings);
-            // Rounds that the leader never confirmed, as when the link to it broke.
-            while relayed.len() > ROUNDS_MAX {
-                let lost = relayed.pop_first();
-                self.hear_again(lost.map(|(_, pings)| pings).unwrap_or_default());
-            }
         }
         heard.sessions.into_iter().collect()
     }
@@ -325,12 +331,16 @@ mod tests {
         expiry.undelivered(1);
         assert!(expiry.confirmed(1).is_empty());
         assert_eq!(expiry.relay(2), vec![SessionId(5)]);
-        for round in 3..3 + ROUNDS_MAX as u64 {
-            expiry.pinged(SessionId(6), 8, round);
-            expiry.relay(round);
+        for round in 3..2 + ROUNDS_PATIENCE {
+            assert!(expiry.relay(round).is_empty(), "the leader has time to answer");
         }
-        assert!(expiry.confirmed(2).is_empty(), "given up");
-        assert!(expiry.relay(100).contains(&SessionId(5)));
-        assert!(expiry.confirmed(100).contains(&(7, 42)));
+        assert_eq!(expiry.relay(2 + ROUNDS_PATIENCE), vec![SessionId(5)], "perhaps it never came");
+        assert_eq!(expiry.confirmed(2), vec![(7, 42)], "a late word counts");
+        assert_eq!(expiry.confirmed(2 + ROUNDS_PATIENCE), vec![(7, 42)]);
+        expiry.pinged(SessionId(6), 8, 1);
+        let first = 100;
+        (first..=first + ROUNDS_MAX).for_each(|round| drop(expiry.relay(round)));
+        assert!(expiry.confirmed(first).is_empty(), "given up, and sent again long since");
+        assert_eq!(expiry.confirmed(first + 6 * ROUNDS_PATIENCE), vec![(8, 1)]);
     }
 }
