@@ -112,8 +112,8 @@ impl Expiry {
     /// What was heard since the last call, as relay number `round`.
     pub fn relay(&self, round: u64) -> Vec<SessionId> {
         let mut relayed = self.relayed.lock();
-        // A round that was not confirmed in time may have been lost with its link, or the leader was not sure of itself: its
-        // pings go with this one too. A client whose ping stays unanswered would leave a connection that is well.
+        // A round that was not confirmed in time may have been lost with its link, or the leader was not sure of itself:
+        // its pings go with this one too. A client whose ping stays unanswered would leave a connection that is well.
         if let Some(late) = round.checked_sub(ROUNDS_PATIENCE).and_then(|late| relayed.get(&late)) {
             self.hear_again(late.clone());
         }
