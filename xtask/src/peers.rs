@@ -140,15 +140,7 @@ type Shown = BTreeMap<(Part, &'static str, bool), Vec<f64>>;
 /// Runs everything and prints the table.
 pub(crate) fn run(args: &Args) -> Result<()> {
     zookeeper::install()?;
-    step::run(step::cargo_command(&[
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "quorate-server",
-        "--bin",
-        "quorate",
-    ]))?;
+    step::shipped()?;
     let home = step::target().join("peers");
     fs::create_dir_all(&home)?;
     let mut said = fs::File::create(home.join("results.jsonl"))?;

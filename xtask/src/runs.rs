@@ -79,17 +79,8 @@ pub(crate) fn torture(args: &Torture) -> Result<()> {
 
 /// Builds the shipped server and the torture, then measures.
 pub(crate) fn gaps(args: &Gaps) -> Result<()> {
-    step::run(step::cargo_command(&[
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "quorate-server",
-        "--bin",
-        "quorate",
-    ]))?;
+    let server = step::shipped()?;
     let torture = built("quorate-torture", "torture")?;
-    let server = step::target().join("release").join("quorate");
     let run = |flags: &[&str]| {
         let mut one = Command::new(torture.get_program());
         one.current_dir(step::root()).arg("--quorate").arg(&server).args(["--rounds", &args.rounds.to_string()]);

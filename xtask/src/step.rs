@@ -49,6 +49,12 @@ pub(crate) fn cargo_command(args: &[&str]) -> Command {
     command
 }
 
+/// Builds the server as it is shipped; where it is then.
+pub(crate) fn shipped() -> Result<PathBuf> {
+    run(cargo_command(&["build", "--locked", "--release", "--package", "quorate-server", "--bin", "quorate"]))?;
+    Ok(target().join("release/quorate"))
+}
+
 /// Runs a command to its end.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let shown = show(&command);

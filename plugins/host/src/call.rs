@@ -37,7 +37,7 @@ pub(crate) struct Guest {
 
 /// A component that is ready to be run.
 ///
-/// The bindings check the types of all exports whenever an instance is made, a sixth of a small run. Here that is done
+/// The bindings check the types of all exports whenever an instance is made, which a small run feels. Here that is done
 /// once, where a component is admitted ([`describe`]), and a run checks the one that it calls.
 pub(crate) struct Ready {
     recipe: RecipePre<Guest>,
