@@ -49,8 +49,8 @@ enum Command {
     Torture(runs::Torture),
     /// Runs the seeded simulation of whole clusters.
     Sim(runs::Sim),
-    /// Measures how long a cluster is away when its leader is killed or silent, how long a node takes to come back, and
-    /// what a million znodes weigh.
+    /// Measures how long a cluster is away when its leader is killed or silent, how long a node takes to come back, what a
+    /// million znodes weigh, and how even writes are while they are made and after.
     Gaps(runs::Gaps),
     /// Measures genuine ZooKeeper and ours with the same client, in alternated rounds, and prints the table.
     Peers(peers::Args),

@@ -32,7 +32,7 @@ pub(crate) struct Torture {
     fsync_error: Option<u32>,
 }
 
-/// Measures how long a cluster is away, and what a million znodes weigh.
+/// Measures how long a cluster is away, what a million znodes weigh, and how even writes are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Gaps {
     /// Rounds of each: the leader killed, the leader silent, a node with many znodes killed and started again.
@@ -41,6 +41,9 @@ pub(crate) struct Gaps {
     /// Znodes of 100 bytes under 1,000 parents; 0 leaves that out.
     #[arg(long, default_value_t = 1_000_000)]
     znodes: u64,
+    /// Seconds of sets under full load, with these znodes there; 3600 shows an hour without an election.
+    #[arg(long, default_value_t = 60)]
+    load: u64,
 }
 
 /// Runs the seeded simulation.
@@ -91,7 +94,7 @@ pub(crate) fn gaps(args: &Gaps) -> Result<()> {
     run(&["--gap", "silent"])?;
     match args.znodes {
         0 => Ok(()),
-        znodes => run(&["--large", &znodes.to_string()]),
+        znodes => run(&["--large", &znodes.to_string(), "--load", &args.load.to_string()]),
     }
 }
 

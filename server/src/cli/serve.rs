@@ -191,6 +191,11 @@ fn serve(config: &Config, join_token: Option<String>) -> Outcome {
         let Member { client, peer, http: web } = &address;
         let zookeeper = node.shell().zookeeper_address().unwrap_or_default();
         tracing::info!(name = config.node.name, client, peer, zookeeper, http = web, "serving");
+        if matches!(node.shell().identity(), Ok(None)) && node.shell().options().join_token.is_none() {
+            tracing::info!(
+                "this node belongs to no cluster yet: when all nodes of --join run, `quorate cluster init` makes one"
+            );
+        }
         node.shell().spawn(async {
             let mut tick = tokio::time::interval(Duration::from_secs(10));
             loop {

@@ -1,5 +1,6 @@
 //! How long a cluster is away: the leader is killed or falls silent under a writing client, a node with a million znodes
-//! is killed and comes back, and what such a node weighs.
+//! is killed and comes back; what such a node weighs; and whether writes cost the same while it fills, and go on
+//! evenly under full load while snapshots are written and the log is purged.
 //!
 //! One client writes without pause, one write at a time, through a follower. The gap of a round is the longest time
 //! between two acknowledged writes around the fault, so nothing that was under way flatters it. Silence is SIGSTOP:
@@ -17,6 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use quorate_client::{Client, admin::Admin};
+use serde_json::Value;
 use tokio::{
     process::Command,
     sync::watch,
@@ -36,6 +38,12 @@ const CALM: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const PATH: &str = "/gaps";
+
+/// A cluster is filled in so many equal parts, each measured by itself.
+const TENTHS: u64 = 10;
+
+/// Of the znodes it is filled with.
+const PARENTS: u64 = 1_000;
 
 /// What happens to the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,26 +94,59 @@ async fn start(quorate: &Path, dir: &Path) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// What one run of `quorate bench` showed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// Operations a second.
+    pub rate: f64,
+    /// Milliseconds that the middle one, 99 and 99.9 of a hundred, and the slowest took.
+    pub millis: [f64; 4],
+    /// Operations that failed.
+    pub failed: u64,
+}
+
+/// Sets under full load, with many znodes there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steady {
+    /// What the load showed.
+    pub load: Load,
+    /// Snapshots that all nodes together wrote meanwhile.
+    pub snapshots: usize,
+    /// Terms that passed: 0 without an election.
+    pub terms: u64,
+}
+
 /// What a cluster with many znodes showed.
 #[derive(Clone, Debug)]
 pub struct Large {
+    /// The filling, tenth by tenth.
+    pub filling: Vec<Load>,
     /// Resident bytes of each node, and the most each ever had.
     pub memory: Vec<(u64, u64)>,
     /// From the start of a killed node to the first linearizable read through it, several times.
     pub restarts: Vec<Duration>,
+    /// Sets, after all that.
+    pub steady: Steady,
 }
 
-/// Fills a cluster with `count` znodes of 100 bytes, waits, and restarts one node again and again.
+/// Fills a cluster with `count` znodes of 100 bytes, waits, restarts one node again and again, and then sets znodes for
+/// `load`: a restart that came after it would read that load's log.
 ///
 /// Errors: as [`leader`].
-pub async fn large(quorate: &Path, dir: &Path, count: u64, wait: Duration, rounds: u32) -> Result<Large> {
+pub async fn large(
+    quorate: &Path,
+    dir: &Path,
+    count: u64,
+    wait: Duration,
+    load: Duration,
+    rounds: u32,
+) -> Result<Large> {
     let mut cluster = start(quorate, dir).await?;
-    let hosts: Vec<String> = (0..NODES).map(|node| host(&cluster, node)).collect();
-    let mut create = Command::new(quorate);
-    create.args(["bench", "create", "--clients", "64", "--outstanding", "16", "--keep", "--timeout", "60s"]);
-    create.args(["--count", &count.to_string(), "--target", &hosts.join(",")]);
-    let said = create.stdin(Stdio::null()).output().await.context("cannot run the benchmark")?;
-    ensure!(said.status.success(), "filling failed: {}", String::from_utf8_lossy(&said.stderr).trim());
+    let (part, parents) = (count.div_ceil(TENTHS).to_string(), (PARENTS / TENTHS).to_string());
+    let mut filling = Vec::new();
+    for _ in 0..TENTHS {
+        filling.push(bench(quorate, &cluster, &["create", "--keep", "--count", &part, "--parents", &parents]).await?);
+    }
     sleep(wait).await;
     let mut memory = Vec::new();
     for node in 0..NODES {
@@ -130,7 +171,42 @@ pub async fn large(quorate: &Path, dir: &Path, count: u64, wait: Duration, round
         println!("   round {round}: {} ms", begun.elapsed().as_millis());
         restarts.push(begun.elapsed());
     }
-    Ok(Large { memory, restarts })
+    all_well(&cluster).await?;
+    let (snapshots, term) = (snapshots(&cluster)?, term(&cluster).await?);
+    let load = bench(quorate, &cluster, &["put", "--keep", "--seconds", &load.as_secs().to_string()]).await?;
+    let snapshots = self::snapshots(&cluster)?.saturating_sub(snapshots);
+    let steady = Steady { load, snapshots, terms: self::term(&cluster).await?.saturating_sub(term) };
+    Ok(Large { filling, memory, restarts, steady })
+}
+
+/// 64 connections with 16 open requests each, spread over all nodes.
+async fn bench(quorate: &Path, cluster: &Cluster, load: &[&str]) -> Result<Load> {
+    let hosts: Vec<String> = (0..NODES).map(|node| host(cluster, node)).collect();
+    let mut bench = Command::new(quorate);
+    bench.arg("bench").args(load).args(["--clients", "64", "--outstanding", "16", "--timeout", "60s", "-o", "json"]);
+    bench.args(["--target", &hosts.join(",")]).stdin(Stdio::null());
+    let said = bench.output().await.context("cannot run the benchmark")?;
+    ensure!(said.status.success(), "the benchmark failed: {}", String::from_utf8_lossy(&said.stderr).trim());
+    shown(&said.stdout)
+}
+
+fn shown(report: &[u8]) -> Result<Load> {
+    let report: Value = serde_json::from_slice(report).context("the benchmark's report is no JSON")?;
+    let field = |name: &str| report[name].as_f64().with_context(|| format!("no {name} in the benchmark's report"));
+    let mut millis = [0.0; 4];
+    for (millis, name) in millis.iter_mut().zip(["p50_us", "p99_us", "p999_us", "max_us"]) {
+        *millis = field(name)? / 1e3;
+    }
+    Ok(Load { rate: field("ops_per_second")?, millis, failed: field("failed")? as u64 })
+}
+
+/// Snapshots that the nodes say they wrote.
+fn snapshots(cluster: &Cluster) -> Result<usize> {
+    (0..NODES).map(|node| Ok(cluster.log(node)?.matches("snapshot written").count())).sum()
+}
+
+async fn term(cluster: &Cluster) -> Result<u64> {
+    Ok(Admin::new(&cluster.target())?.timeout(PATIENCE).status().await?.term)
 }
 
 /// The middle one.
@@ -231,6 +307,15 @@ mod tests {
         let acked = [at(0), at(900), at(910), at(1000), at(1300), at(1310)];
         assert_eq!(longest_gap(&acked, at(905)), Some(Duration::from_millis(300)));
         assert_eq!(longest_gap(&acked, at(1400)), None);
+    }
+
+    #[test]
+    fn a_report_without_a_figure_is_named() {
+        let report = r#"{"ops_per_second":2.5,"p50_us":1000,"p99_us":2000,"p999_us":3000,"max_us":4500,"failed":1}"#;
+        let load = shown(report.as_bytes()).expect("complete");
+        assert_eq!(load, Load { rate: 2.5, millis: [1.0, 2.0, 3.0, 4.5], failed: 1 });
+        let refused = shown(report.replace("p999_us", "other").as_bytes()).expect_err("not complete");
+        assert_eq!(refused.to_string(), "no p999_us in the benchmark's report");
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use quorate_torture::{
-    Settings, gaps,
+    Settings,
+    gaps::{self, Load, Steady},
     ledger::Report,
     run, storm,
     strace::{self, Seen},
@@ -43,10 +44,13 @@ struct Args {
     /// A benchmark instead: how long nobody can write when the leader is killed or falls silent, as many rounds as said.
     #[arg(long, value_enum, conflicts_with_all = ["fsync_delay", "fsync_error", "recipes"])]
     gap: Option<Gap>,
-    /// A benchmark instead: what so many znodes weigh, and how long a killed node takes to come back, as many rounds as
-    /// said.
+    /// A benchmark instead: how fast so many znodes are made, from the first tenth to the last, what they weigh, how even
+    /// writes are after it, and how long a killed node takes to come back, as many rounds as said.
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["fsync_delay", "fsync_error", "recipes", "gap"])]
     large: Option<u64>,
+    /// With --large: seconds of sets under full load.
+    #[arg(long, default_value_t = 60, requires = "large")]
+    load: u64,
     /// Which kills happen when; drawn from the clock if not given. The machine's timing is not part of it.
     #[arg(long)]
     seed: Option<u64>,
@@ -70,7 +74,13 @@ fn told(what: &str, of: Vec<Duration>) {
     println!("{what}: median {} ms, {} to {} ms, {rounds} rounds", ms(gaps::median(of)), ms(least), ms(most));
 }
 
-fn measure(quorate: &Path, gap: Option<Gap>, large: Option<u64>, rounds: u32) -> Result<()> {
+fn told_load(what: &str, Load { rate, millis: [p50, p99, p999, most], failed }: Load) {
+    println!(
+        "{what}: {rate:.0} ops/s, p50 {p50:.1} ms, p99 {p99:.1} ms, p999 {p999:.1} ms, at most {most:.1} ms, {failed} failed"
+    );
+}
+
+fn measure(quorate: &Path, gap: Option<Gap>, large: Option<u64>, load: Duration, rounds: u32) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("quorate-torture-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if let Some(gap) = gap {
@@ -81,7 +91,10 @@ fn measure(quorate: &Path, gap: Option<Gap>, large: Option<u64>, rounds: u32) ->
         told(what, runtime.block_on(gaps::leader(quorate, dir.path(), fault, rounds))?);
     }
     if let Some(count) = large {
-        let seen = runtime.block_on(gaps::large(quorate, dir.path(), count, REST, rounds))?;
+        let seen = runtime.block_on(gaps::large(quorate, dir.path(), count, REST, load, rounds))?;
+        for (tenth, load) in (1..).zip(&seen.filling) {
+            told_load(&format!("creates, tenth {tenth} of {count}"), *load);
+        }
         for (node, (now, most)) in (1..).zip(&seen.memory) {
             println!(
                 "node {node}: {} MB resident {} s after {count} creates, at most {} MB",
@@ -91,6 +104,9 @@ fn measure(quorate: &Path, gap: Option<Gap>, large: Option<u64>, rounds: u32) ->
             );
         }
         told("restart", seen.restarts);
+        let Steady { load: sets, snapshots, terms } = seen.steady;
+        told_load(&format!("sets for {} s", load.as_secs()), sets);
+        println!("meanwhile {snapshots} snapshots written, {terms} elections");
     }
     Ok(())
 }
@@ -120,9 +136,9 @@ fn show(report: &Report) {
 }
 
 fn main() -> Result<ExitCode> {
-    let Args { quorate, rounds, clients, recipes, seed, fsync_delay, fsync_error, gap, large } = Args::parse();
+    let Args { quorate, rounds, clients, recipes, seed, fsync_delay, fsync_error, gap, large, load } = Args::parse();
     if gap.is_some() || large.is_some() {
-        return measure(&quorate, gap, large, rounds).map(|()| ExitCode::SUCCESS);
+        return measure(&quorate, gap, large, Duration::from_secs(load), rounds).map(|()| ExitCode::SUCCESS);
     }
     if let Some(ms) = fsync_delay {
         return disk(async |dir| strace::run_delay(&quorate, dir, Duration::from_millis(ms), 30).await);
