@@ -11,6 +11,9 @@ use std::ops::Range;
 /// What an entry weighs beside its payload.
 const ENTRY_BYTES: u64 = size_of::<Entry>() as u64;
 
+/// Entries for which there is always room.
+const ROOM: usize = 4096;
+
 /// The newest of everything that has only one value; repeated in each segment's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
@@ -99,6 +102,10 @@ impl Tail {
             Record::Purge { index, .. } => {
                 let count = self.entries.partition_point(|e| e.index <= *index);
                 gone.extend(self.entries.drain(..count));
+                // Room for a whole log between two snapshots is tens of megabytes, which nobody needs at rest.
+                if self.entries.capacity() > (4 * self.entries.len()).max(ROOM) {
+                    self.entries.shrink_to((2 * self.entries.len()).max(ROOM));
+                }
             }
             Record::Vote(_) | Record::Committed(_) => {}
         }
@@ -178,6 +185,20 @@ mod tests {
         t.apply(&Record::TruncateAfter(None)).unwrap();
         assert_eq!((t.marks.last, t.entries.len()), (Some(1), 0));
         t.apply(&entry(2)).unwrap();
+    }
+
+    #[test]
+    fn a_purge_gives_the_room_back_and_keeps_the_rest() {
+        let count = 16 * ROOM as u64;
+        let records: Vec<Record> = (0..count).map(entry).collect();
+        let mut t = tail(&records);
+        t.apply(&purge(count / 2)).unwrap();
+        let room = t.entries.capacity();
+        assert!(room >= 16 * ROOM, "half of it is still there, and more may come");
+        t.apply(&purge(count - 11)).unwrap();
+        assert!(t.entries.capacity() < room / 4, "{} of {room}", t.entries.capacity());
+        assert_eq!(t.read(0..count, 1000).len(), 10);
+        assert_eq!((t.entry(count - 10).unwrap().index, t.marks.last), (count - 10, Some(count - 1)));
     }
 
     #[test]
