@@ -119,6 +119,12 @@ pub const KEYS: &[Key] = &[
         "address shown for health and metrics; its host is also accepted in the Host header",
     ),
     key(
+        "listen.advertise_zookeeper",
+        Kind::Advertised,
+        "",
+        "address that /zookeeper/config tells ZooKeeper's clients; set it behind NAT",
+    ),
+    key(
         "listen.insecure",
         Kind::Flag,
         "false",
@@ -314,6 +320,8 @@ pub struct Listen {
     pub advertise_peer: String,
     /// What is shown; empty: what is listened on.
     pub advertise_http: String,
+    /// What `/zookeeper/config` tells; empty: what is listened on, at the host of the peer address.
+    pub advertise_zookeeper: String,
     /// Whether plain connections from beyond this machine are let in.
     pub insecure: bool,
 }

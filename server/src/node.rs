@@ -8,6 +8,7 @@
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -88,6 +89,9 @@ pub struct NodeOptions {
     pub superuser: Option<quorate_model::Identity>,
     /// What to tell others instead of the bound addresses; empty fields are filled with those.
     pub advertise: Member,
+    /// What ZooKeeper's clients are told in `/zookeeper/config`; empty: the bound address, with the host that peers dial
+    /// where it is every address of this machine.
+    pub advertise_zookeeper: String,
     /// Peer addresses of all founding nodes, this one included; the same list on each.
     pub join: Vec<String>,
     /// Periods of consensus.
@@ -130,6 +134,7 @@ impl NodeOptions {
             zookeeper: zookeeper::Settings::default(),
             superuser: None,
             advertise: Member::default(),
+            advertise_zookeeper: String::new(),
             join: Vec::new(),
             timing: raft::Timing::default(),
             snapshots: raft::SnapshotPolicy::default(),
@@ -183,6 +188,7 @@ impl From<&Config> for NodeOptions {
                 client: listen.advertise_client.clone(),
                 http: listen.advertise_http.clone(),
             },
+            advertise_zookeeper: listen.advertise_zookeeper.clone(),
             join: cluster.join.clone(),
             timing: raft::Timing {
                 heartbeat_ms: consensus.heartbeat_ms,
@@ -505,6 +511,16 @@ fn or_bound(advertised: &str, bound: String) -> String {
     if advertised.is_empty() { bound } else { advertised.to_owned() }
 }
 
+/// What is told of an address that is bound: what was set, or itself, with the host of another one where it is no host.
+fn told_instead(advertised: &str, bound: &str, reached: &str) -> String {
+    let nowhere = bound.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    match (nowhere, bound.rsplit_once(':'), reached.rsplit_once(':')) {
+        _ if !advertised.is_empty() => advertised.to_owned(),
+        (true, Some((_, port)), Some((host, _))) => format!("{host}:{port}"),
+        _ => bound.to_owned(),
+    }
+}
+
 impl Shell {
     /// How it was started.
     pub fn options(&self) -> &NodeOptions {
@@ -524,6 +540,12 @@ impl Shell {
     /// Where ZooKeeper's clients reach it, if they do.
     pub fn zookeeper_address(&self) -> Option<&str> {
         self.zookeeper.as_deref()
+    }
+
+    /// Where they are told to reach it, if they do.
+    pub fn zookeeper_told(&self) -> Option<String> {
+        let bound = self.zookeeper.as_deref()?;
+        Some(told_instead(&self.options.advertise_zookeeper, bound, &self.address.peer))
     }
 
     /// Certificates.

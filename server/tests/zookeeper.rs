@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use quorate_client::Client;
+use quorate_client::{Client, admin::Admin};
 use quorate_jute::{
     ConnectRequest, ConnectResponse, CreateRequest, MultiResult, Reader, ReplyHeader, Request, RequestHeader, Response,
     SetWatches, WatcherEvent, begin_frame,
@@ -300,6 +300,72 @@ async fn words_tell_what_happens_here() -> Result<()> {
     assert!(stat.contains("Clients:\n /127.0.0.1:") && stat.contains("(queued=0,recved=3,sent=3)"), "{stat}");
     let server = word(&address, "srvr").await?;
     assert!(server.starts_with("Zookeeper version: 3.9") && server.contains("\nMode: standalone\n"), "{server}");
+    Ok(())
+}
+
+/// What `/zookeeper/config` says as soon as it says what is wanted; each change of it is told by a watch.
+async fn config(address: &str, wanted: impl Fn(&str) -> bool) -> Result<(String, Stat)> {
+    // Its own connection: the last watch stays behind.
+    let mut raw = Raw::open(address).await?;
+    loop {
+        let (data, stat) = match raw.ask(get("/zookeeper/config", true)).await? {
+            Ok(Response::Data { data, stat }) => (data.unwrap_or_default(), stat),
+            other => bail!("{other:?} is no data"),
+        };
+        let text = String::from_utf8(data.to_vec())?;
+        if wanted(&text) {
+            return Ok((text, stat));
+        }
+        assert_eq!(raw.event().await?, (event::DATA_CHANGED, "/zookeeper/config".to_owned()), "after {text}");
+    }
+}
+
+/// The line of a node there.
+fn line(cluster: &LocalCluster, at: usize) -> Result<String> {
+    let shell = cluster.node(at)?.shell();
+    let id = shell.active().context("the node has no rooms")?.identity.node;
+    let peer = shell.address().peer;
+    let port: u16 = peer.rsplit(':').next().context("a port")?.parse()?;
+    let election = quorate_tree::config::election_port(port);
+    Ok(format!("server.{id}={peer}:{election}:participant;{}\n", cluster.zookeeper(at)?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_members_are_told_as_zookeeper_tells_them() -> Result<()> {
+    let mut cluster = LocalCluster::start(3).await?;
+    let admin = Admin::new(&cluster.target())?;
+    let lines = [line(&cluster, 0)?, line(&cluster, 1)?, line(&cluster, 2)?];
+    let address = cluster.zookeeper(0)?;
+    let whole = |text: &str| text.starts_with(&lines.concat());
+    let (text, stat) = config(&address, whole).await?;
+    let version = |stat: &Stat| format!("version={:x}", stat.mzxid.0);
+    assert_eq!(text, lines.concat() + &version(&stat));
+    assert_eq!(
+        (stat.czxid.0, stat.version, stat.aversion, stat.pzxid.0),
+        (0, -1, -1, 0),
+        "as genuine ZooKeeper has it"
+    );
+    // Everybody has the same, and nobody may write it.
+    for at in 1..3 {
+        assert_eq!(config(&cluster.zookeeper(at)?, whole).await?, (text.clone(), stat));
+    }
+    let mut raw = Raw::open(&address).await?;
+    assert_eq!(raw.ask(set("/zookeeper/config", "mine")).await?, Err(-102));
+    let going = cluster.node(2)?.shell().active().context("active")?.identity.node;
+    admin.remove_member(going).await?;
+    let (text, less) = config(&address, |text| text.lines().count() == 3).await?;
+    assert_eq!(text, lines[..2].concat() + &version(&less));
+    assert!(less.mzxid > stat.mzxid);
+    // It comes back as somebody else.
+    cluster.stop(2).await;
+    cluster.wipe(2)?;
+    cluster.restart(2).await?;
+    let peer = cluster.node(2)?.shell().address().peer;
+    admin.add_member(&peer, true).await?;
+    let back = line(&cluster, 2)?;
+    let (text, more) = config(&address, |text| text.contains(&back)).await?;
+    assert_eq!(text, lines[..2].concat() + &back + &version(&more));
+    assert!(!text.contains(&format!("server.{going}=")));
     Ok(())
 }
 

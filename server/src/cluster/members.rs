@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
+    config,
     joining::settled,
     wire::{self, Asked, Info, Join, Refused, TakeIn},
 };
@@ -77,7 +78,7 @@ pub enum Wish {
 /// What a leader needs to change its membership: one change at a time, and the tokens it gave.
 #[derive(Debug, Default)]
 pub struct Admission {
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
     /// By SHA-256; until when each is good, in ms of the boot clock.
     tokens: Mutex<BTreeMap<[u8; 32], u64>>,
 }
@@ -171,10 +172,16 @@ async fn tell(active: &Active, leader: NodeId, asked: &Asked, limit: Duration) -
 
 async fn lead(shell: &Arc<Shell>, active: &Active, asked: Asked) -> Result<String, Trouble> {
     match asked {
-        Asked::Token => mint(shell, active),
-        Asked::TakeIn(ask) => take_in(shell, active, ask).await.map(|()| String::new()),
-        Asked::Wish(wish) => fulfil(shell, active, wish).await.map(|()| String::new()),
+        Asked::Token => return mint(shell, active),
+        Asked::TakeIn(ask) => take_in(shell, active, ask).await?,
+        Asked::Wish(Wish::Transfer(node)) => {
+            return fulfil(shell, active, Wish::Transfer(node)).await.map(|()| String::new());
+        }
+        Asked::Wish(wish) => fulfil(shell, active, wish).await?,
     }
+    // Whoever asked finds it told.
+    config::tell_later(shell, active).await;
+    Ok(String::new())
 }
 
 async fn fulfil(shell: &Arc<Shell>, active: &Active, wish: Wish) -> Result<(), Trouble> {

@@ -3,6 +3,7 @@
 //! Everything that changes membership goes through consensus; everything here that is asked of another node travels as a
 //! peer call. Absent: elections and replication (`raft/`), the state's own commands.
 
+pub mod config;
 pub mod digests;
 pub mod init;
 pub mod joining;

@@ -27,6 +27,9 @@ pub const MEMBERS: u32 = 105;
 /// Is this component compiled at yours? Answered with a `bool`.
 pub const COMPILED: u32 = 106;
 
+/// Where do ZooKeeper's clients reach you? Answered with `Option<String>`, `host:port`; `None`: they don't.
+pub const ZOOKEEPER: u32 = 107;
+
 /// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
