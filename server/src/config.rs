@@ -247,6 +247,12 @@ pub const KEYS: &[Key] = &[
         "four-letter words that are answered, with commas; * is all (4lw.commands.whitelist)",
     ),
     key(
+        "zookeeper.reconfig_enabled",
+        Kind::Flag,
+        "false",
+        "whether ZooKeeper's clients may change the members by reconfig, with a permission (reconfigEnabled)",
+    ),
+    key(
         "auth.super_digest",
         Kind::Text,
         "",
@@ -435,6 +441,8 @@ pub struct ZooKeeper {
     pub max_session_timeout_ms: u32,
     /// Four-letter words, with commas.
     pub words: String,
+    /// Whether clients may change the members.
+    pub reconfig_enabled: bool,
 }
 
 /// Who is who.

@@ -180,6 +180,7 @@ impl From<&Config> for NodeOptions {
                 min_session_timeout_ms: old.min_session_timeout_ms,
                 max_session_timeout_ms: old.max_session_timeout_ms,
                 words: old.words.split(',').map(|word| word.trim().to_owned()).collect(),
+                reconfig_enabled: old.reconfig_enabled,
             },
             superuser: (!auth.super_digest.is_empty())
                 .then(|| quorate_model::Identity::new("digest", &auth.super_digest)),
@@ -877,6 +878,7 @@ impl Shell {
                 address: self.zookeeper.clone().unwrap_or_default(),
                 data: self.options.data.display().to_string(),
             },
+            Box::new(cluster::reconfig::Asker::new(Arc::downgrade(&self))),
         ));
         tasks.spawn(zookeeper.clone().close_when_draining());
         tasks.spawn(propose::run(node, handle.clone(), stamper.clone(), routes, queue));
@@ -937,5 +939,18 @@ async fn tell_progress(handle: raft::Handle, watches: Arc<Mutex<Watches>>) {
                 connection.wake();
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zookeepers_clients_are_told_where_they_reach_it() {
+        assert_eq!(told_instead("", "127.0.0.1:2181", "db1:2381"), "127.0.0.1:2181");
+        assert_eq!(told_instead("", "0.0.0.0:2181", "db1:2381"), "db1:2181");
+        assert_eq!(told_instead("", "[::]:2181", "[fd00::1]:2381"), "[fd00::1]:2181");
+        assert_eq!(told_instead("gate:99", "0.0.0.0:2181", "db1:2381"), "gate:99");
     }
 }

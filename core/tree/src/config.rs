@@ -12,10 +12,10 @@
 
 use std::{fmt, fmt::Write as _};
 
-use quorate_model::{NodeId, Zxid};
+use quorate_model::{Identity, NodeId, Permissions, Zxid};
 use serde::{Deserialize, Serialize};
 
-use crate::state::State;
+use crate::{acl, state::State};
 
 /// Where it lies.
 pub const CONFIG_PATH: &str = "/zookeeper/config";
@@ -92,6 +92,12 @@ impl State {
     /// What `/zookeeper/config` says.
     pub fn config(&self) -> Config {
         Config::read(self.tree.get(CONFIG_PATH).and_then(|node| node.data.as_deref()).unwrap_or_default())
+    }
+
+    /// Whether somebody with these identities may write there, and so say who the members are to be.
+    pub fn may_configure(&self, identities: &[Identity]) -> bool {
+        let acl = self.tree.get(CONFIG_PATH).map(|node| &node.acl.entries);
+        acl.is_some_and(|acl| acl::allows(acl, identities, Permissions::WRITE))
     }
 }
 

@@ -23,27 +23,40 @@ use crate::{
     error::Trouble,
     leader::{ask, propose},
     node::{Active, Shell},
+    raft::MembershipStatus,
 };
 
 /// A member that does not say in this time where its ZooKeeper port is keeps what was known.
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Between two looks at a change that is about to be applied here.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// The time for an entry, elections included.
 const TELL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Tells the state, if this node leads and has news; returns when that is applied here. The caller holds the lock on
-/// changes of membership, so that an older list never follows a newer one.
+/// Tells the state, if this node leads and has news, once the membership is applied here; returns when its list is too. The caller holds the lock on changes of membership, so that an older list never follows a
+/// newer one.
 ///
 /// Errors: `NoLeader` where it could not be told in time; the leader tells it again within a second or two.
 pub(super) async fn tell(shell: &Shell, active: &Active) -> Result<(), Trouble> {
-    let Some(servers) = news(shell, active, |_| true).await else { return Ok(()) };
     let deadline = Instant::now() + TELL_DEADLINE;
+    while settled(active).is_none() {
+        if Instant::now() > deadline {
+            return Err(active.registry.proposer().no_leader());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let Some(servers) = news(shell, active, |_| true).await else { return Ok(()) };
     active.registry.ask(None, deadline, |origin| Body::Config { servers: servers.clone(), origin }).await.map(drop)
 }
 
 /// Tells what a change that is done has brought. Where it cannot be told now, the change stands nevertheless.
 pub(super) async fn tell_later(shell: &Shell, active: &Active) {
     let _changing = active.admission.changing.lock().await;
+    if reconfiguring(active) {
+        return;
+    }
     if let Err(trouble) = tell(shell, active).await {
         tracing::info!(node = %active.identity.node, reason = %trouble, "/zookeeper/config is told later");
     }
@@ -53,10 +66,25 @@ pub(super) async fn tell_later(shell: &Shell, active: &Active) {
 pub(super) async fn keep_told(shell: &Shell, active: &Active, term: u64, answer: impl Fn(NodeId) -> bool) {
     // Whoever changes the membership now tells it afterwards.
     let Ok(_changing) = active.admission.changing.try_lock() else { return };
+    if reconfiguring(active) {
+        return;
+    }
     if let Some(servers) = news(shell, active, answer).await {
         let body = Body::Config { servers, origin: Origin::default() };
         propose(&active.handle, &active.stamper, term, &body);
     }
+}
+
+/// Whether a `reconfig` is under way, which tells all of its changes at its end.
+fn reconfiguring(active: &Active) -> bool {
+    active.admission.reconfiguring.try_lock().is_err()
+}
+
+/// The membership, unless it is under way.
+fn settled(active: &Active) -> Option<MembershipStatus> {
+    let now = active.handle.membership();
+    let applied = now.index.is_some_and(|index| index <= *active.handle.applied().borrow());
+    (applied && !now.joint).then_some(now)
 }
 
 /// What stands there, and whether this level knows it.
@@ -66,11 +94,10 @@ async fn standing(active: &Active) -> Result<Option<Config>, Trouble> {
         .ok_or_else(|| Code::Closing.into())
 }
 
-/// The list, where it is not what stands there. Only the leader knows what is committed.
+/// The list, where it is not what stands there.
 async fn news(shell: &Shell, active: &Active, answer: impl Fn(NodeId) -> bool) -> Option<Vec<Server>> {
-    let now = active.handle.membership();
-    let committed = now.index.is_some_and(|index| index <= active.handle.metrics().committed) && !now.joint;
-    if !committed || !active.handle.leadership().borrow().is_leader {
+    let now = settled(active)?;
+    if !active.handle.leadership().borrow().is_leader {
         return None;
     }
     let before = standing(active).await.ok().flatten()?;

@@ -9,6 +9,7 @@ pub mod init;
 pub mod joining;
 pub mod members;
 pub mod recipes;
+pub mod reconfig;
 pub mod recorder;
 pub mod rounds;
 pub mod service;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_model::{Code, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::members::Wish;
+use super::{members::Wish, reconfig::Reconfig};
 use crate::{error::Trouble, raft::Member};
 
 /// Who are you, and to whom have you promised yourself?
@@ -50,6 +50,8 @@ pub enum Asked {
     Token,
     /// A node asks to be taken in, or for the next step of it.
     TakeIn(TakeIn),
+    /// A ZooKeeper client's wish; only where every member knows feature level 2.
+    Reconfig(Reconfig),
 }
 
 /// A node's own wish.
