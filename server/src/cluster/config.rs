@@ -35,8 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The time for an entry, elections included.
 const TELL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Tells the state, if this node leads and has news, once the membership is applied here; returns when its list is too. The caller holds the lock on changes of membership, so that an older list never follows a
-/// newer one.
+/// Tells the state, if this node leads and has news, once the membership is applied here; returns when its list is too.
+/// The caller holds the lock on changes of membership, so that an older list never follows a newer one.
 ///
 /// Errors: `NoLeader` where it could not be told in time; the leader tells it again within a second or two.
 pub(super) async fn tell(shell: &Shell, active: &Active) -> Result<(), Trouble> {

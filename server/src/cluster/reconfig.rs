@@ -1,9 +1,9 @@
 //! ZooKeeper's `reconfig`, as changes of our membership: the leader's part.
 //!
-//! What ZooKeeper checks is checked in its order: another one under way, the version, the servers' form, a quorum of the new
-//! voters, the permission to write `/zookeeper/config`. Then servers that come are taken in as learners and caught up, and
-//! those who get or lose a vote do so in one joint change. A leader that is among those who leave hands over before anything
-//! is changed, and whoever asked comes to the next one.
+//! What ZooKeeper checks is checked in its order: another one under way, the version, the servers' form, a quorum of the
+//! new voters, the permission to write `/zookeeper/config`. Then servers that come are taken in as learners and caught up,
+//! and those who get or lose a vote do so in one joint change. A leader that is among those who leave hands over before
+//! anything is changed, and whoever asked comes to the next one.
 //!
 //! A server is known by its number, or, where that is no member's, by its peer address; a new one gets a fresh number
 //! (rules.md 1). What our membership has no word for is refused: a member at another address, a voter that becomes an
