@@ -119,6 +119,12 @@ pub const KEYS: &[Key] = &[
         "address shown for health and metrics; its host is also accepted in the Host header",
     ),
     key(
+        "listen.advertise_zookeeper",
+        Kind::Advertised,
+        "",
+        "address that /zookeeper/config tells ZooKeeper's clients; set it behind NAT",
+    ),
+    key(
         "listen.insecure",
         Kind::Flag,
         "false",
@@ -241,6 +247,12 @@ pub const KEYS: &[Key] = &[
         "four-letter words that are answered, with commas; * is all (4lw.commands.whitelist)",
     ),
     key(
+        "zookeeper.reconfig_enabled",
+        Kind::Flag,
+        "false",
+        "whether ZooKeeper's clients may change the members by reconfig, with a permission (reconfigEnabled)",
+    ),
+    key(
         "auth.super_digest",
         Kind::Text,
         "",
@@ -314,6 +326,8 @@ pub struct Listen {
     pub advertise_peer: String,
     /// What is shown; empty: what is listened on.
     pub advertise_http: String,
+    /// What `/zookeeper/config` tells; empty: what is listened on, at the host of the peer address.
+    pub advertise_zookeeper: String,
     /// Whether plain connections from beyond this machine are let in.
     pub insecure: bool,
 }
@@ -427,6 +441,8 @@ pub struct ZooKeeper {
     pub max_session_timeout_ms: u32,
     /// Four-letter words, with commas.
     pub words: String,
+    /// Whether clients may change the members.
+    pub reconfig_enabled: bool,
 }
 
 /// Who is who.

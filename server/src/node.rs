@@ -8,6 +8,7 @@
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -88,6 +89,9 @@ pub struct NodeOptions {
     pub superuser: Option<quorate_model::Identity>,
     /// What to tell others instead of the bound addresses; empty fields are filled with those.
     pub advertise: Member,
+    /// What ZooKeeper's clients are told in `/zookeeper/config`; empty: the bound address, with the host that peers dial
+    /// where it is every address of this machine.
+    pub advertise_zookeeper: String,
     /// Peer addresses of all founding nodes, this one included; the same list on each.
     pub join: Vec<String>,
     /// Periods of consensus.
@@ -130,6 +134,7 @@ impl NodeOptions {
             zookeeper: zookeeper::Settings::default(),
             superuser: None,
             advertise: Member::default(),
+            advertise_zookeeper: String::new(),
             join: Vec::new(),
             timing: raft::Timing::default(),
             snapshots: raft::SnapshotPolicy::default(),
@@ -175,6 +180,7 @@ impl From<&Config> for NodeOptions {
                 min_session_timeout_ms: old.min_session_timeout_ms,
                 max_session_timeout_ms: old.max_session_timeout_ms,
                 words: old.words.split(',').map(|word| word.trim().to_owned()).collect(),
+                reconfig_enabled: old.reconfig_enabled,
             },
             superuser: (!auth.super_digest.is_empty())
                 .then(|| quorate_model::Identity::new("digest", &auth.super_digest)),
@@ -183,6 +189,7 @@ impl From<&Config> for NodeOptions {
                 client: listen.advertise_client.clone(),
                 http: listen.advertise_http.clone(),
             },
+            advertise_zookeeper: listen.advertise_zookeeper.clone(),
             join: cluster.join.clone(),
             timing: raft::Timing {
                 heartbeat_ms: consensus.heartbeat_ms,
@@ -505,6 +512,16 @@ fn or_bound(advertised: &str, bound: String) -> String {
     if advertised.is_empty() { bound } else { advertised.to_owned() }
 }
 
+/// What is told of an address that is bound: what was set, or itself, with the host of another one where it is no host.
+fn told_instead(advertised: &str, bound: &str, reached: &str) -> String {
+    let nowhere = bound.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    match (nowhere, bound.rsplit_once(':'), reached.rsplit_once(':')) {
+        _ if !advertised.is_empty() => advertised.to_owned(),
+        (true, Some((_, port)), Some((host, _))) => format!("{host}:{port}"),
+        _ => bound.to_owned(),
+    }
+}
+
 impl Shell {
     /// How it was started.
     pub fn options(&self) -> &NodeOptions {
@@ -524,6 +541,12 @@ impl Shell {
     /// Where ZooKeeper's clients reach it, if they do.
     pub fn zookeeper_address(&self) -> Option<&str> {
         self.zookeeper.as_deref()
+    }
+
+    /// Where they are told to reach it, if they do.
+    pub fn zookeeper_told(&self) -> Option<String> {
+        let bound = self.zookeeper.as_deref()?;
+        Some(told_instead(&self.options.advertise_zookeeper, bound, &self.address.peer))
     }
 
     /// Certificates.
@@ -855,6 +878,7 @@ impl Shell {
                 address: self.zookeeper.clone().unwrap_or_default(),
                 data: self.options.data.display().to_string(),
             },
+            Box::new(cluster::reconfig::Asker::new(Arc::downgrade(&self))),
         ));
         tasks.spawn(zookeeper.clone().close_when_draining());
         tasks.spawn(propose::run(node, handle.clone(), stamper.clone(), routes, queue));
@@ -915,5 +939,18 @@ async fn tell_progress(handle: raft::Handle, watches: Arc<Mutex<Watches>>) {
                 connection.wake();
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zookeepers_clients_are_told_where_they_reach_it() {
+        assert_eq!(told_instead("", "127.0.0.1:2181", "db1:2381"), "127.0.0.1:2181");
+        assert_eq!(told_instead("", "0.0.0.0:2181", "db1:2381"), "db1:2181");
+        assert_eq!(told_instead("", "[::]:2181", "[fd00::1]:2381"), "[fd00::1]:2181");
+        assert_eq!(told_instead("gate:99", "0.0.0.0:2181", "db1:2381"), "gate:99");
     }
 }

@@ -41,7 +41,7 @@ const FATES: &[(&str, Fate)] = &[
     ("maxCnxns", Fate::Same("limits.connections")),
     ("jute.maxbuffer", Fate::Same("zookeeper.max_buffer_bytes")),
     ("4lw.commands.whitelist", Fate::Same("zookeeper.words")),
-    ("reconfigEnabled", Fate::Needless("members change by `quorate member`; see docs/zookeeper.md")),
+    ("reconfigEnabled", Fate::Same("zookeeper.reconfig_enabled")),
     ("snapCount", Fate::Same("raft.snapshot_entries")),
     ("dataLogDir", Fate::Needless("the log lies in the data directory, next to the snapshots")),
     ("initLimit", Fate::Needless("a follower may take as long as it needs to catch up")),

@@ -90,6 +90,16 @@ fn unknown_keys_and_families_are_named() {
 }
 
 #[test]
+fn reconfig_is_taken_over() {
+    for word in ["true", "false"] {
+        let reading = read("z", &format!("reconfigEnabled={word}\n"), &no_file).expect("good");
+        assert_eq!(setting(&reading, "zookeeper.reconfig_enabled"), Some(word));
+        let config = crate::config::Layers { zoo: reading.settings, ..Default::default() }.load().expect("good");
+        assert_eq!(config.zookeeper.reconfig_enabled, word == "true");
+    }
+}
+
+#[test]
 fn mistakes_say_where_and_what_to_do() {
     let error = |text: &str| read("z", text, &with_id("1")).expect_err("refused").to_string();
     assert_eq!(error("tickTime"), "z:1: \"tickTime\" is no key=value; correct or remove the line");

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use quorate_client::Client;
+use quorate_client::{Client, admin::Admin};
 use quorate_jute::{
     ConnectRequest, ConnectResponse, CreateRequest, MultiResult, Reader, ReplyHeader, Request, RequestHeader, Response,
     SetWatches, WatcherEvent, begin_frame,
@@ -300,6 +300,198 @@ async fn words_tell_what_happens_here() -> Result<()> {
     assert!(stat.contains("Clients:\n /127.0.0.1:") && stat.contains("(queued=0,recved=3,sent=3)"), "{stat}");
     let server = word(&address, "srvr").await?;
     assert!(server.starts_with("Zookeeper version: 3.9") && server.contains("\nMode: standalone\n"), "{server}");
+    Ok(())
+}
+
+/// What `/zookeeper/config` says as soon as it says what is wanted; each change of it is told by a watch.
+async fn config(address: &str, wanted: impl Fn(&str) -> bool) -> Result<(String, Stat)> {
+    // Its own connection: the last watch stays behind.
+    let mut raw = Raw::open(address).await?;
+    loop {
+        let (data, stat) = match raw.ask(get("/zookeeper/config", true)).await? {
+            Ok(Response::Data { data, stat }) => (data.unwrap_or_default(), stat),
+            other => bail!("{other:?} is no data"),
+        };
+        let text = String::from_utf8(data.to_vec())?;
+        if wanted(&text) {
+            return Ok((text, stat));
+        }
+        assert_eq!(raw.event().await?, (event::DATA_CHANGED, "/zookeeper/config".to_owned()), "after {text}");
+    }
+}
+
+/// The line of a node there.
+fn line(cluster: &LocalCluster, at: usize) -> Result<String> {
+    let shell = cluster.node(at)?.shell();
+    let id = shell.active().context("the node has no rooms")?.identity.node;
+    let peer = shell.address().peer;
+    let port: u16 = peer.rsplit(':').next().context("a port")?.parse()?;
+    let election = quorate_tree::config::election_port(port);
+    Ok(format!("server.{id}={peer}:{election}:participant;{}\n", cluster.zookeeper(at)?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_members_are_told_as_zookeeper_tells_them() -> Result<()> {
+    let mut cluster = LocalCluster::start(3).await?;
+    let admin = Admin::new(&cluster.target())?;
+    let lines = [line(&cluster, 0)?, line(&cluster, 1)?, line(&cluster, 2)?];
+    let address = cluster.zookeeper(0)?;
+    let whole = |text: &str| text.starts_with(&lines.concat());
+    let (text, stat) = config(&address, whole).await?;
+    let version = |stat: &Stat| format!("version={:x}", stat.mzxid.0);
+    assert_eq!(text, lines.concat() + &version(&stat));
+    assert_eq!(
+        (stat.czxid.0, stat.version, stat.aversion, stat.pzxid.0),
+        (0, -1, -1, 0),
+        "as genuine ZooKeeper has it"
+    );
+    // Everybody has the same, and nobody may write it.
+    for at in 1..3 {
+        assert_eq!(config(&cluster.zookeeper(at)?, whole).await?, (text.clone(), stat));
+    }
+    let mut raw = Raw::open(&address).await?;
+    assert_eq!(raw.ask(set("/zookeeper/config", "mine")).await?, Err(-102));
+    let going = cluster.node(2)?.shell().active().context("active")?.identity.node;
+    admin.remove_member(going).await?;
+    let (text, less) = config(&address, |text| text.lines().count() == 3).await?;
+    assert_eq!(text, lines[..2].concat() + &version(&less));
+    assert!(less.mzxid > stat.mzxid);
+    // It comes back as somebody else.
+    cluster.stop(2).await;
+    cluster.wipe(2)?;
+    cluster.restart(2).await?;
+    let peer = cluster.node(2)?.shell().address().peer;
+    admin.add_member(&peer, true).await?;
+    let back = line(&cluster, 2)?;
+    let (text, more) = config(&address, |text| text.contains(&back)).await?;
+    assert_eq!(text, lines[..2].concat() + &back + &version(&more));
+    assert!(!text.contains(&format!("server.{going}=")));
+    Ok(())
+}
+
+fn reconfig(joining: &str, leaving: &str, members: &str, version: i64) -> Request {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Request::Reconfig { joining: some(joining), leaving: some(leaving), new_members: some(members), config: version }
+}
+
+/// Three nodes that let their members be changed, by the super user and whoever gets a permission.
+async fn changeable() -> Result<(LocalCluster, [String; 3])> {
+    let cluster = LocalCluster::start_with(3, |options| {
+        options.zookeeper.reconfig_enabled = true;
+        // `super:secret`.
+        options.superuser = Some(Identity::new("digest", "super:lK75jTNcA+U9vtVEw5vB51mj/w4="));
+    })
+    .await?;
+    let lines = [line(&cluster, 0)?, line(&cluster, 1)?, line(&cluster, 2)?];
+    config(&cluster.zookeeper(0)?, |text| text.starts_with(&lines.concat())).await?;
+    Ok((cluster, lines))
+}
+
+fn auth(credential: &'static str) -> Request {
+    Request::Auth { kind: 0, scheme: "digest".into(), auth: credential.into() }
+}
+
+/// A text of `/zookeeper/config` without its version, and the version as its stat has it.
+fn told(answer: Result<Response, i32>) -> Result<(String, i64)> {
+    let Ok(Response::Data { data: Some(data), stat }) = answer else { bail!("{answer:?} is no configuration") };
+    let text = String::from_utf8(data.to_vec())?;
+    let (lines, version) = text.split_once("version=").context("a version")?;
+    let version = i64::from_str_radix(version, 16)?;
+    assert_eq!((stat.mzxid.as_i64(), stat.version), (version, -1));
+    Ok((lines.to_owned(), version))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconfig_is_refused_as_zookeeper_refuses_it() -> Result<()> {
+    let (mut cluster, lines) = changeable().await?;
+    let address = cluster.zookeeper(0)?;
+    let mut raw = Raw::open(&address).await?;
+    let before = told(raw.ask(get("/zookeeper/config", false)).await?)?;
+    // The version and the form come first, then the permission; nothing is done.
+    for (request, error) in [
+        (reconfig("", "3", "", 5), -103),
+        (reconfig("", "x", "", -1), -5),
+        (reconfig("server.9", "", "", -1), -8),
+        (reconfig("server.9=127.0.0.1:1:2", "", "", -1), -8),
+        (reconfig(lines[0].replace("participant", "observer").trim(), "", "", -1), -8),
+        (reconfig("", "1,2,3", "", -1), -8),
+        (reconfig("", "", "junk", -1), -8),
+        (reconfig("", "3", "", -1), -102),
+        (reconfig("", "", "", before.1), -102),
+    ] {
+        assert_eq!(raw.ask(request.clone()).await?, Err(error), "{request:?}");
+    }
+    assert_eq!(raw.ask(auth("super:secret")).await?, Ok(Response::Empty));
+    // Nobody listens there.
+    assert_eq!(raw.ask(reconfig("server.9=127.0.0.1:1:2;3", "", "", -1)).await?, Err(-8));
+    assert_eq!(told(raw.ask(reconfig("", "77", "", before.1)).await?)?, before, "a stranger that goes is nobody");
+    // With one of three dead, the two others are a quorum only of all three.
+    cluster.stop(2).await;
+    let handle = {
+        let leader = cluster.leader().await?;
+        cluster.node(leader)?.shell().active().context("it leads")?.handle.clone()
+    };
+    let dead = |seen: &quorate_server::raft::MemberStatus| {
+        seen.id.0 == 3 && seen.silent.is_none_or(|silent| silent > Duration::from_secs(3))
+    };
+    timeout(PATIENCE, async {
+        while !handle.membership().members.iter().any(dead) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await?;
+    assert_eq!(raw.ask(reconfig("", "2", "", -1)).await?, Err(-13));
+    assert_eq!(told(raw.ask(get("/zookeeper/config", false)).await?)?, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconfig_changes_the_members_and_tells_them() -> Result<()> {
+    let (mut cluster, lines) = changeable().await?;
+    // The leader goes; somebody else is asked.
+    let going = cluster.leader().await?;
+    let asked = (going + 1) % 3;
+    let mut raw = Raw::open(&cluster.zookeeper(asked)?).await?;
+    let (_, version) = told(raw.ask(get("/zookeeper/config", true)).await?)?;
+    assert_eq!(raw.ask(auth("super:secret")).await?, Ok(Response::Empty));
+    let rest: String = lines.iter().enumerate().filter(|(at, _)| *at != going).map(|(_, line)| line.as_str()).collect();
+    let leave = reconfig("", &(going + 1).to_string(), "", version);
+    raw.pipeline(&[leave.clone(), get("/zookeeper/config", false)]).await?;
+    assert_eq!(raw.event().await?, (event::DATA_CHANGED, "/zookeeper/config".into()), "before the reply");
+    let Said::Reply(_, answer) = raw.said(op::RECONFIG).await?.1 else { bail!("no reply") };
+    let (text, less) = told(answer.clone())?;
+    assert_eq!(text, rest);
+    assert!(less > version);
+    assert_eq!(raw.said(op::GET_DATA).await?.1, Said::Reply(raw.xid, answer));
+    assert_eq!(raw.ask(leave).await?, Err(-103), "its version is old by now");
+    let voters = |cluster: &LocalCluster| {
+        let active = cluster.node(asked).expect("runs").shell().active().expect("has rooms");
+        active.handle.membership().members.iter().filter(|seen| seen.voter).count()
+    };
+    assert_eq!(voters(&cluster), 2);
+    // It comes back on an empty directory, under a number of its own; whoever has the permission may do that.
+    cluster.stop(going).await;
+    cluster.wipe(going)?;
+    cluster.restart(going).await?;
+    let acl = vec![
+        Acl { permissions: Permissions::READ, identity: Identity::new("world", "anyone") },
+        Acl { permissions: Permissions::WRITE, identity: Identity::new("auth", "") },
+    ];
+    let mut operator = Raw::open(&cluster.zookeeper(asked)?).await?;
+    let join = lines[going].trim_end().to_owned();
+    assert_eq!(operator.ask(auth("joe:pw")).await?, Ok(Response::Empty));
+    assert_eq!(operator.ask(reconfig(&join, "", "", -1)).await?, Err(-102));
+    raw.ask(auth("joe:pw")).await?.flat()?;
+    raw.ask(Request::SetAcl { path: "/zookeeper/config".into(), acl, version: -1 }).await?.flat()?;
+    let (text, more) = told(operator.ask(reconfig(&join, "", "", less)).await?)?;
+    let back = line(&cluster, going)?;
+    assert!(text.starts_with(&rest) && text.ends_with(&back) && more > less, "{text}");
+    assert_eq!(voters(&cluster), 3);
+    // All members at once: those that are not named go.
+    let (text, last) = told(operator.ask(reconfig("", "", rest.trim_end(), more)).await?)?;
+    assert_eq!(text, rest);
+    assert!(last > more);
+    assert_eq!(voters(&cluster), 2);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::{
     edit::{Context, Edit},
     recipe::{CloseReason, Recipes},
     session::{Admission, Session},
-    state::State,
+    state::{FEATURE_LEVEL_CONFIG, State},
 };
 
 impl State {
@@ -78,6 +78,17 @@ impl State {
                 let reply = match self.recipe_order(order, &mut turn, &mut applied) {
                     Ok(()) => OriginReply::Done,
                     Err(failure) => OriginReply::Failed(failure),
+                };
+                answer(&mut applied, *origin, reply);
+            }
+            Body::Config { servers, origin } => {
+                // No older log has it: what this level brought is refused below it, the same on all nodes (rules.md 5).
+                let reply = match self.meta.feature_level >= FEATURE_LEVEL_CONFIG {
+                    true => {
+                        self.edit_as_server(&mut turn, |edit| edit.configure(servers));
+                        OriginReply::Done
+                    }
+                    false => OriginReply::Refused(Code::Unimplemented),
                 };
                 answer(&mut applied, *origin, reply);
             }

@@ -4,14 +4,15 @@
 
 use bytes::Bytes;
 use quorate_model::{
-    Acl, Answer, Code, Compare, Create, CreateMode, Identity, ListChildren, NodeId, Permissions, Read, Refusal, Reply,
-    SessionId, Step, StepReply, Write, Zxid, limits,
+    Acl, Answer, Code, Compare, Create, CreateMode, EventKind, Identity, ListChildren, NodeId, Permissions, Read,
+    Refusal, Reply, SessionId, Stat, Step, StepReply, Write, Zxid, limits,
 };
 
 use crate::{
     Applied, Body, Caller, Change, Command, Digest, History, Origin, OriginReply, SessionNews, Stamp, State, Subject,
     Verdict,
     command::{Attach, OpenSession},
+    config::Server,
     recipe::NoRecipes,
 };
 
@@ -371,6 +372,54 @@ fn rules_12_open_and_attach() {
     let again = bench.apply(attach(session, 7));
     assert_eq!((again.origins, again.sessions), (applied.origins, vec![]));
     assert!(!format!("{:?}", bench.state.session(session)).contains('7'), "no secret is shown");
+}
+
+#[test]
+fn rules_05_the_members_are_told_from_level_2_on() {
+    let mut bench = Bench::new();
+    let server = |id, voter| Server { id: NodeId(id), peer: format!("n{id}:2381"), voter, client: None };
+    let config = |servers: &[Server]| Body::Config { servers: servers.to_vec(), origin: ORIGIN };
+    let text = |bench: &Bench| match bench.read(Read::Get("/zookeeper/config".into())) {
+        Ok(Answer::Node { data, .. }) => String::from_utf8(data.unwrap_or_default().to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let both = [server(2, false), server(1, true)];
+    let before = bench.stat("/zookeeper/config");
+    let applied = bench.apply(config(&both));
+    assert_eq!(
+        applied.origins,
+        [(ORIGIN, OriginReply::Refused(Code::Unimplemented))],
+        "an older level does not know it"
+    );
+    assert_eq!((applied.changes.len(), bench.stat("/zookeeper/config")), (0, before));
+    bench.apply(Body::SetFeature { level: 2, origin: ORIGIN });
+    bench.stamp.wall_ms = 77;
+    let applied = bench.apply(config(&both));
+    let zxid = applied.zxid;
+    assert_eq!(applied.origins, [(ORIGIN, OriginReply::Done)]);
+    let kinds: Vec<_> = applied.changes.iter().map(|change| (change.kind, &*change.path)).collect();
+    assert_eq!(kinds, [(EventKind::DataChanged, "/zookeeper/config")]);
+    let lines = "server.1=n1:2381:3381:participant\nserver.2=n2:2381:3381:observer\n";
+    assert_eq!(text(&bench), format!("{lines}version={:x}", zxid.0));
+    // As genuine ZooKeeper has it: only mzxid, mtime and length move, and the version is -1.
+    let length = text(&bench).len() as u32;
+    let expected = Stat { mzxid: zxid, mtime: 77, version: -1, data_length: length, ..before };
+    assert_eq!(bench.stat("/zookeeper/config"), expected);
+    let again = bench.apply(config(&[server(1, true), server(2, false)]));
+    assert_eq!((again.changes.len(), bench.stat("/zookeeper/config")), (0, expected), "the same ones change nothing");
+    bench.apply(config(&[server(1, true)]));
+    assert_eq!(text(&bench), format!("server.1=n1:2381:3381:participant\nversion={:x}", bench.state.last_zxid().0));
+    // Nobody else writes there, unless the super user lets them.
+    let session = bench.open(1);
+    let set = || Write::Set { path: "/zookeeper/config".into(), data: None, version: -1 };
+    assert_eq!(bench.code(session, set()), Err(Code::NoAuth));
+    let mut bytes = Vec::new();
+    crate::snapshot::write(&bench.state, b"", &mut bytes, &mut |_| {}).unwrap();
+    let (loaded, ..) = crate::snapshot::read(&mut &bytes[..]).unwrap();
+    assert_eq!(
+        (loaded.digest(), loaded.stat("/zookeeper/config")),
+        (bench.state.digest(), Some(bench.stat("/zookeeper/config")))
+    );
 }
 
 #[test]

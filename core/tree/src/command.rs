@@ -14,7 +14,7 @@ use quorate_model::{Identity, NodeId, PluginId, SessionId, Write, Zxid, limits};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::recipe::Descriptor;
+use crate::{config::Server, recipe::Descriptor};
 
 /// Version of the encoding; raised with the feature level, never silently.
 pub const COMMAND_VERSION: u8 = 1;
@@ -134,6 +134,14 @@ pub enum Body {
     Recipe {
         /// What.
         order: RecipeOrder,
+        /// Who waits.
+        origin: Origin,
+    },
+    /// Says who the members are, for `/zookeeper/config`; only from [`crate::FEATURE_LEVEL_CONFIG`] on. Those that stand
+    /// there already change nothing. Answered through `origin`.
+    Config {
+        /// All of them.
+        servers: Vec<Server>,
         /// Who waits.
         origin: Origin,
     },

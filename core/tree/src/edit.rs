@@ -21,6 +21,7 @@ use crate::{
     acl::{self, AclList},
     applied::Change,
     book::RECIPES_ROOT,
+    config::{CONFIG_PATH, Config, Server},
     digest::Digest,
     history,
     tree::Tree,
@@ -66,7 +67,7 @@ pub(crate) struct Edit<'a> {
 ///
 /// Source: ZooKeeper server/PrepRequestProcessor.java `isSpecialPath`.
 fn is_special(path: &str) -> bool {
-    matches!(path, "/" | "/zookeeper" | "/zookeeper/quota" | "/zookeeper/config")
+    matches!(path, "/" | "/zookeeper" | "/zookeeper/quota" | CONFIG_PATH)
 }
 
 /// The parent by the last slash, before the path as a whole is checked; refuses what has no slash, or a NUL.
@@ -432,6 +433,26 @@ impl<'a> Edit<'a> {
         });
         self.tell(EventKind::DataChanged, &next, None);
         Ok(next.stat())
+    }
+
+    /// Writes who the members are, unless the same ones stand there. As in ZooKeeper the znode has version -1 from then on.
+    pub(crate) fn configure(&mut self, servers: &[Server]) {
+        // Nobody deletes it, so it is there.
+        let Some(node) = self.tree.get(CONFIG_PATH) else { return };
+        let Context { zxid, wall_ms, .. } = self.context;
+        let before = node.data.as_deref().unwrap_or_default();
+        let same = Config { servers: servers.to_vec(), version: Config::read(before).version }.text();
+        if before == same.as_bytes() {
+            return;
+        }
+        let text = Config { servers: servers.to_vec(), version: zxid }.text();
+        let next = self.update(CONFIG_PATH, |node| {
+            node.set_data(Some(text.as_bytes()));
+            node.version = -1;
+            node.mzxid = zxid;
+            node.mtime = wall_ms;
+        });
+        self.tell(EventKind::DataChanged, &next, None);
     }
 
     /// Sets the ACL; only `aversion` moves.

@@ -22,6 +22,7 @@ use quorate_model::{
 use crate::{
     Applied, Body, Caller, Command, Origin, OriginReply, SessionNews, Stamp, State, Subject, Verdict,
     command::{Attach, OpenSession},
+    config::Server,
     recipe::NoRecipes,
     znode::Znode,
 };
@@ -196,10 +197,28 @@ impl Generator {
                 paths.extend(self.mortal.iter().cloned());
                 Body::Reap(paths)
             }
-            96..=97 => Body::Tick,
+            96 => Body::Tick,
+            97 => self.config(),
             98 => Body::SetFeature { level: self.rng.below(4) as u32, origin: self.origin() },
             _ => Body::Init { cluster: self.rng.bits().into(), zxid_base: 0 },
         }
+    }
+
+    /// Few servers in few shapes, in any order, so that the same ones come again.
+    fn config(&mut self) -> Body {
+        let server = |generator: &mut Self| Server {
+            id: NodeId(generator.rng.pick(&[1, 2, 10])),
+            peer: generator.rng.pick(&["a:1", "[::1]:2"]).into(),
+            voter: generator.rng.chance(80),
+            client: generator.rng.chance(50).then(|| "a:3".into()),
+        };
+        let mut servers: Vec<Server> = Vec::new();
+        for server in (0..self.rng.below(3)).map(|_| server(self)) {
+            if servers.iter().all(|known| known.id != server.id) {
+                servers.push(server);
+            }
+        }
+        Body::Config { servers, origin: self.origin() }
     }
 
     /// Takes note of what an entry did.

@@ -53,6 +53,7 @@ mod apply;
 mod book;
 mod calls;
 pub mod command;
+pub mod config;
 mod digest;
 mod edit;
 #[cfg(feature = "generate")]
@@ -77,5 +78,5 @@ pub use digest::Digest;
 pub use history::History;
 pub use query::View;
 pub use session::Session;
-pub use state::{FEATURE_LEVEL_FIRST, State, StateStats};
+pub use state::{FEATURE_LEVEL_CONFIG, FEATURE_LEVEL_FIRST, FEATURE_LEVEL_LATEST, State, StateStats};
 pub use watch::{WatchCounts, WatchTable, WatcherId, Wish};

@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     acl::{AclList, Acls},
+    config::CONFIG_PATH,
     digest::Digest,
     quota::{self, Limits, Quota, Quotas},
     znode::{Kind, Paths, Znode, data_hash, list_of},
@@ -97,9 +98,9 @@ impl Tree {
         let config = tree.acls.intern(Acl::read_only());
         for (path, acl, children, aversion) in [
             ("/", &open, &["/zookeeper"][..], 0),
-            ("/zookeeper", &open, &["/zookeeper/config", quota::QUOTA_ROOT], 0),
+            ("/zookeeper", &open, &[CONFIG_PATH, quota::QUOTA_ROOT], 0),
             (quota::QUOTA_ROOT, &open, &[], 0),
-            ("/zookeeper/config", &config, &[], -1),
+            (CONFIG_PATH, &config, &[], -1),
         ] {
             tree.replace(&Arc::from(path), Some(Arc::new(built_in(path, acl, children, aversion))));
         }

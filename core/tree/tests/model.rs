@@ -16,6 +16,7 @@ use quorate_model::{
 };
 use quorate_tree::{
     Applied, Body, Change, Command, OriginReply, SessionNews, State, Subject, Verdict,
+    config::Server,
     generate::{Entry, Generator},
 };
 
@@ -641,6 +642,29 @@ impl Model {
         owned.iter().for_each(|path| self.remove(path));
     }
 
+    fn configure(&mut self, servers: &[Server]) {
+        let mut lines: Vec<(u64, String)> = Vec::new();
+        for Server { id, peer, voter, client } in servers {
+            let port = peer.rsplit(':').next().unwrap().parse::<u32>().unwrap() + 1_000;
+            let role = if *voter { "participant" } else { "observer" };
+            let client = client.as_ref().map_or(String::new(), |client| format!(";{client}"));
+            lines.push((id.0, format!("server.{id}={peer}:{port}:{role}{client}\n")));
+        }
+        lines.sort();
+        let text: String = lines.into_iter().map(|(_, line)| line).collect();
+        let node = self.nodes.get_mut("/zookeeper/config").unwrap();
+        let before = String::from_utf8_lossy(node.data.as_deref().unwrap_or_default()).into_owned();
+        let same = before.strip_prefix(&text).and_then(|rest| rest.strip_prefix("version="));
+        if same.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            return;
+        }
+        node.data = Some(Bytes::from(format!("{text}version={:x}", self.zxid.0)));
+        (node.version, node.mzxid, node.mtime) = (-1, self.zxid, self.wall);
+        let acl = node.acl.clone();
+        let stat = self.stat("/zookeeper/config");
+        self.tell(EventKind::DataChanged, "/zookeeper/config", stat, &acl);
+    }
+
     fn due(&self, path: &str) -> bool {
         let Some(node) = self.nodes.get(path) else { return false };
         let idle = self.tick.saturating_sub(node.touched);
@@ -750,6 +774,14 @@ impl Model {
             Body::Init { cluster, .. } => self.cluster = self.cluster.or(Some(*cluster)),
             Body::Wake => {}
             Body::Recipe { .. } => panic!("the model has no recipes"),
+            Body::Config { servers, origin } => {
+                let known = self.feature >= 2;
+                if known {
+                    self.configure(servers);
+                }
+                let reply = if known { OriginReply::Done } else { OriginReply::Refused(Code::Unimplemented) };
+                applied.origins.push((*origin, reply));
+            }
         }
         applied.changes = std::mem::take(&mut self.changes).into_iter().map(Arc::new).collect();
         applied

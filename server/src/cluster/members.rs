@@ -18,7 +18,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
+    config,
     joining::settled,
+    reconfig,
     wire::{self, Asked, Info, Join, Refused, TakeIn},
 };
 use crate::{
@@ -35,7 +37,7 @@ pub const TOKEN_SECONDS: u32 = 3_600;
 const TOKENS_MAX: usize = 100;
 
 /// Changes of membership may have to wait for a learner to catch up.
-const CARRY_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const CARRY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a wish waits for somebody to lead.
 const LEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -77,17 +79,24 @@ pub enum Wish {
 /// What a leader needs to change its membership: one change at a time, and the tokens it gave.
 #[derive(Debug, Default)]
 pub struct Admission {
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Held around all changes of one `reconfig`.
+    pub(super) reconfiguring: tokio::sync::Mutex<()>,
     /// By SHA-256; until when each is good, in ms of the boot clock.
     tokens: Mutex<BTreeMap<[u8; 32], u64>>,
 }
 
 /// Who should lead when this node steps aside: of the other voters that answer the one that lags least.
 pub fn heir(active: &Active) -> Option<NodeId> {
+    heir_among(active, |_| true)
+}
+
+/// The same of those that may be it.
+pub(super) fn heir_among(active: &Active, may: impl Fn(NodeId) -> bool) -> Option<NodeId> {
     let members = active.handle.membership().members;
     members
         .into_iter()
-        .filter(|member| member.voter && member.id != active.identity.node && answers(active, member))
+        .filter(|member| member.voter && member.id != active.identity.node && may(member.id) && answers(active, member))
         .max_by_key(|member| member.matched)
         .map(|member| member.id)
 }
@@ -171,10 +180,17 @@ async fn tell(active: &Active, leader: NodeId, asked: &Asked, limit: Duration) -
 
 async fn lead(shell: &Arc<Shell>, active: &Active, asked: Asked) -> Result<String, Trouble> {
     match asked {
-        Asked::Token => mint(shell, active),
-        Asked::TakeIn(ask) => take_in(shell, active, ask).await.map(|()| String::new()),
-        Asked::Wish(wish) => fulfil(shell, active, wish).await.map(|()| String::new()),
+        Asked::Token => return mint(shell, active),
+        Asked::Reconfig(asked) => return reconfig::lead(shell, active, asked).await,
+        Asked::TakeIn(ask) => take_in(shell, active, ask).await?,
+        Asked::Wish(Wish::Transfer(node)) => {
+            return fulfil(shell, active, Wish::Transfer(node)).await.map(|()| String::new());
+        }
+        Asked::Wish(wish) => fulfil(shell, active, wish).await?,
     }
+    // Whoever asked finds it told.
+    config::tell_later(shell, active).await;
+    Ok(String::new())
 }
 
 async fn fulfil(shell: &Arc<Shell>, active: &Active, wish: Wish) -> Result<(), Trouble> {
@@ -258,7 +274,7 @@ async fn take_in(shell: &Arc<Shell>, active: &Active, ask: TakeIn) -> Result<(),
 
 /// Gives the node at an address a fresh id, makes it a learner and tells it to join. Returns its id, whether it is to vote
 /// and whom it replaces: the member at the same address, which is no more, or `was`.
-async fn bring_in(
+pub(super) async fn bring_in(
     shell: &Arc<Shell>,
     active: &Active,
     peer: &str,
@@ -351,28 +367,7 @@ fn fresh_id(shell: &Shell, active: &Active, number: Option<u64>) -> NodeId {
 
 /// Makes a learner a voter once it has caught up, in the place of another if one is named.
 async fn give_vote(active: &Active, node: NodeId, replaces: Option<NodeId>, limit: Duration) -> Result<(), Trouble> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let seen = member(active, node)?;
-        let last = active.handle.metrics().last_log;
-        let lag = last.saturating_sub(seen.matched.unwrap_or(0));
-        if seen.voter || (lag <= LAG_MAX_ENTRIES && answers(active, &seen)) {
-            break;
-        }
-        if !active.handle.leadership().borrow().is_leader {
-            return Err(Code::NoLeader.into());
-        }
-        if Instant::now() >= deadline {
-            return Err(Trouble::new(
-                Code::OperationTimeout,
-                format!(
-                    "node {node} is a learner and lags by {lag} entries, more than {LAG_MAX_ENTRIES}; it gets its vote when \
-                     it has caught up: watch `quorate member ls`, then `quorate member promote {node}`"
-                ),
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    caught_up(active, node, limit).await?;
     let _changing = active.admission.changing.lock().await;
     let now = active.handle.membership();
     let replaces = replaces.filter(|old| now.members.iter().any(|seen| seen.id == *old));
@@ -391,6 +386,34 @@ async fn give_vote(active: &Active, node: NodeId, replaces: Option<NodeId>, limi
     active.handle.replace(old, node, now.index).await.map(drop).map_err(trouble)
 }
 
+/// Waits until a learner has caught up.
+///
+/// Errors: `NoLeader` where this node leads no more, `OperationTimeout` with the next step.
+pub(super) async fn caught_up(active: &Active, node: NodeId, limit: Duration) -> Result<(), Trouble> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let seen = member(active, node)?;
+        let last = active.handle.metrics().last_log;
+        let lag = last.saturating_sub(seen.matched.unwrap_or(0));
+        if seen.voter || (lag <= LAG_MAX_ENTRIES && answers(active, &seen)) {
+            return Ok(());
+        }
+        if !active.handle.leadership().borrow().is_leader {
+            return Err(Code::NoLeader.into());
+        }
+        if Instant::now() >= deadline {
+            return Err(Trouble::new(
+                Code::OperationTimeout,
+                format!(
+                    "node {node} is a learner and lags by {lag} entries, more than {LAG_MAX_ENTRIES}; it gets its vote when \
+                     it has caught up: watch `quorate member ls`, then `quorate member promote {node}`"
+                ),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Hands the leadership over if it is this node that goes; whoever asked finds the new leader.
 async fn step_aside(active: &Active, going: NodeId) -> Result<(), Trouble> {
     if going != active.identity.node {
@@ -402,7 +425,7 @@ async fn step_aside(active: &Active, going: NodeId) -> Result<(), Trouble> {
 }
 
 /// Errors: the voters without `going` and with `coming` would be none, or too few of them answer.
-fn quorum_without(active: &Active, going: &[NodeId], coming: &[NodeId]) -> Result<(), Trouble> {
+pub(super) fn quorum_without(active: &Active, going: &[NodeId], coming: &[NodeId]) -> Result<(), Trouble> {
     let members = active.handle.membership().members;
     let rest: Vec<&MemberStatus> =
         members.iter().filter(|seen| (seen.voter && !going.contains(&seen.id)) || coming.contains(&seen.id)).collect();
@@ -423,7 +446,7 @@ fn quorum_without(active: &Active, going: &[NodeId], coming: &[NodeId]) -> Resul
 }
 
 /// Whether a member has answered lately, as the leader sees it.
-fn answers(active: &Active, seen: &MemberStatus) -> bool {
+pub(super) fn answers(active: &Active, seen: &MemberStatus) -> bool {
     seen.id == active.identity.node || seen.silent.is_some_and(|silent| silent < Duration::from_secs(3))
 }
 
@@ -462,7 +485,7 @@ fn refuse(detail: impl Into<String>) -> Trouble {
     Trouble::new(Code::BadArguments, detail)
 }
 
-fn trouble(error: raft::Error) -> Trouble {
+pub(super) fn trouble(error: raft::Error) -> Trouble {
     let code = match &error {
         raft::Error::NotLeader(_) | raft::Error::NoQuorum(_) => Code::NoLeader,
         raft::Error::Refused(_) => Code::ReconfigInProgress,

@@ -86,7 +86,7 @@ pub async fn run(shell: Weak<Shell>) {
         };
         hold(&active, &heard, own_hold);
         *active.alarms.lock() = alarms;
-        lead(&active, &heard).await;
+        lead(&shell, &active, &heard).await;
     }
 }
 
@@ -185,8 +185,8 @@ fn hold(active: &Active, heard: &Heard, own: Option<Code>) {
     active.registry.proposer().hold(own.or(word));
 }
 
-/// What only the leader does: the next point for digests, and the feature level.
-async fn lead(active: &Active, heard: &Heard) {
+/// What only the leader does: the next point for digests, the feature level, and what `/zookeeper/config` says.
+async fn lead(shell: &Shell, active: &Active, heard: &Heard) {
     let leadership = *active.handle.leadership().borrow();
     if !leadership.is_leader {
         return;
@@ -205,6 +205,8 @@ async fn lead(active: &Active, heard: &Heard) {
     } else if active.points.newest() < zxid {
         propose(&active.handle, &active.stamper, leadership.term, &Body::Tick);
     }
+    let answers = |id| heard.iter().any(|(seen, said)| seen.id == id && said.is_some());
+    super::config::keep_told(shell, active, leadership.term, answers).await;
 }
 
 /// The level to rise to, once every member, learners too, can run it.

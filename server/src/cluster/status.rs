@@ -26,7 +26,7 @@ use crate::{
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Feature levels that this build can run, lowest and highest (rules.md 5).
-pub const LEVELS: (u32, u32) = (quorate_tree::FEATURE_LEVEL_FIRST, quorate_tree::FEATURE_LEVEL_FIRST);
+pub const LEVELS: (u32, u32) = (quorate_tree::FEATURE_LEVEL_FIRST, quorate_tree::FEATURE_LEVEL_LATEST);
 
 /// Bytes of a backup in one message.
 const CHUNK_BYTES: usize = 256 * 1024;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_model::{Code, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::members::Wish;
+use super::{members::Wish, reconfig::Reconfig};
 use crate::{error::Trouble, raft::Member};
 
 /// Who are you, and to whom have you promised yourself?
@@ -26,6 +26,9 @@ pub const MEMBERS: u32 = 105;
 
 /// Is this component compiled at yours? Answered with a `bool`.
 pub const COMPILED: u32 = 106;
+
+/// Where do ZooKeeper's clients reach you? Answered with `Option<String>`, `host:port`; `None`: they don't.
+pub const ZOOKEEPER: u32 = 107;
 
 /// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,8 @@ pub enum Asked {
     Token,
     /// A node asks to be taken in, or for the next step of it.
     TakeIn(TakeIn),
+    /// A ZooKeeper client's wish; only where every member knows feature level 2.
+    Reconfig(Reconfig),
 }
 
 /// A node's own wish.

@@ -111,6 +111,9 @@ impl Default for SnapshotPolicy {
 /// Bytes of one command, far above what admission lets through and far below a peer's message and a segment.
 const PAYLOAD_MAX_BYTES: usize = 8 << 20;
 
+/// A change of membership that is done is shown within this.
+const SHOWN_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Payload bytes that are read of the log at once where it is recorded.
 const RECORD_BATCH_BYTES: usize = 4 << 20;
 
@@ -701,9 +704,21 @@ impl Handle {
     ///
     /// Errors: as [`Handle::promote`].
     pub async fn replace(&self, old: NodeId, new: NodeId, expected: Option<u64>) -> Result<u64, Error> {
-        let both =
-            vec![ChangeMembers::AddVoterIds(BTreeSet::from([new])), ChangeMembers::RemoveVoters(BTreeSet::from([old]))];
-        self.change(ChangeMembers::Batch(both), false, expected).await
+        self.exchange(BTreeSet::from([old]), BTreeSet::from([new]), expected).await
+    }
+
+    /// The same for several: voters that leave, and learners that vote from then on; one of the two may be empty.
+    ///
+    /// Errors: as [`Handle::replace`].
+    pub async fn exchange(
+        &self,
+        old: BTreeSet<NodeId>,
+        new: BTreeSet<NodeId>,
+        expected: Option<u64>,
+    ) -> Result<u64, Error> {
+        let come = (!new.is_empty()).then_some(ChangeMembers::AddVoterIds(new));
+        let go = (!old.is_empty()).then_some(ChangeMembers::RemoveVoters(old));
+        self.change(ChangeMembers::Batch(come.into_iter().chain(go).collect()), false, expected).await
     }
 
     async fn change(
@@ -723,7 +738,16 @@ impl Handle {
             request = request.with_preconditions([Precondition::LastMembershipLogId { last_membership_log_id: at }]);
         }
         let outcome = self.inner.raft.change_membership_with_payload(request).await.map_err(write_error)?;
-        Ok(outcome.uniform.log_id.index)
+        let index = outcome.uniform.log_id.index;
+        let mut server = self.inner.raft.server_metrics();
+        let shown = async {
+            while server.borrow_and_update().membership_config.log_id().map(|id| id.index) < Some(index)
+                && server.changed().await.is_ok()
+            {}
+        };
+        // It is done; [`Handle::membership`] shows it with the next turn of consensus.
+        let _ = tokio::time::timeout(SHOWN_DEADLINE, shown).await;
+        Ok(index)
     }
 
     /// Hands the leadership to a voter and waits until it leads, for two of the longest election timeouts at most.

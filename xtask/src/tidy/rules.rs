@@ -199,7 +199,9 @@ pub(super) const ROOMS: &[Room] = &[
     },
     Room {
         place: "server/src/cluster/",
+        // Of the ZooKeeper door only the port by which it asks for a reconfig.
         may: &[
+            "protocol::zookeeper",
             "engine",
             "identity",
             "leader",

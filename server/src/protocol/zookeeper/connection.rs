@@ -28,14 +28,15 @@ use quorate_jute::{
 };
 use quorate_model::{Code, EventKind, Read, Refusal, Reply, SessionId, Write, Zxid, limits, path::parent_of};
 use quorate_seam::Stream;
-use quorate_tree::{Subject, View};
+use quorate_tree::{Subject, View, config::CONFIG_PATH};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::oneshot,
     time::{Instant, Sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
-    Door,
+    Door, Reconfig,
     codes::{self, Form},
     monitor::{Counted, Latency, Line},
     reads::{self, Reader, Tried, event_number, put_event},
@@ -226,6 +227,13 @@ enum Slot {
     Sync { xid: i32, number: u64, path: Option<String>, done: Option<(Zxid, Option<Code>)> },
     /// A read; answered when it is at the front.
     Read { xid: i32, request: Request, since: Instant },
+    /// A `reconfig` under way; then the read of what came of it.
+    Reconfig {
+        xid: i32,
+        since: Instant,
+        told: oneshot::Receiver<Result<Zxid, Trouble>>,
+        done: Option<Result<Zxid, Trouble>>,
+    },
     /// An error that was clear at once.
     Error { xid: i32, error: i32 },
     /// A step of SASL, which is not configured.
@@ -347,6 +355,7 @@ impl<'a> Driver<'a> {
                 Poll::Pending => waits = true,
             }
             let door = self.door;
+            self.ask_reconfig(cx);
             // Both are taken before the outbox is drained: no reply claims more than what was told before it.
             self.applied = door.doors.handle.zxid();
             let view = door.doors.handle.newest_view();
@@ -405,6 +414,7 @@ impl<'a> Driver<'a> {
         let front = self.queue.front().is_some_and(|front| match front {
             Slot::Write { done, .. } => done.is_some(),
             Slot::Sync { done, .. } => done.is_some(),
+            Slot::Reconfig { done, .. } => done.is_some(),
             Slot::Read { .. } => !self.stalled,
             Slot::Error { .. } | Slot::Sasl { .. } | Slot::Unknown { .. } => true,
         });
@@ -517,7 +527,9 @@ impl<'a> Driver<'a> {
         while self.pending() < OUTPUT_HIGH_BYTES {
             let Some(front) = self.queue.front_mut() else { return };
             match front {
-                Slot::Write { done: None, .. } | Slot::Sync { done: None, .. } => return,
+                Slot::Write { done: None, .. } | Slot::Sync { done: None, .. } | Slot::Reconfig { done: None, .. } => {
+                    return;
+                }
                 Slot::Write { done: Some(_), .. } => {
                     self.answer_writes();
                     if self.ending {
@@ -533,6 +545,21 @@ impl<'a> Driver<'a> {
                     }
                     // No quorum could be asked: the client tries another server.
                     Some(_) => return self.end(),
+                },
+                Slot::Reconfig { xid, since, done: Some(done), .. } => match done {
+                    // Told as ZooKeeper tells it: as the data that stand there then.
+                    Ok(zxid) => {
+                        self.floor = self.floor.max(*zxid);
+                        let request = Request::GetData { path: CONFIG_PATH.into(), watch: false };
+                        *front = Slot::Read { xid: *xid, request, since: *since };
+                        continue;
+                    }
+                    Err(trouble) => {
+                        tracing::info!(peer = %self.connection.peer, reason = %trouble, "reconfig refused");
+                        let Some(error) = codes::number(trouble.code) else { return self.end() };
+                        let zxid = self.floor.max(self.applied);
+                        codes::put_error(&mut self.output, *xid, zxid.as_i64(), error);
+                    }
                 },
                 Slot::Read { xid, request, since } => {
                     let (xid, since, request) = (*xid, *since, mem::replace(request, Request::Ping));
@@ -624,7 +651,7 @@ impl<'a> Driver<'a> {
             self.again = None;
         }
         if let Some((header, body)) = self.held.take() {
-            self.request(header, body, view);
+            self.request(header, body, view, cx);
         }
         if self.input.is_empty() || self.full() {
             return self.wait_again(cx);
@@ -640,7 +667,7 @@ impl<'a> Driver<'a> {
                 Ok(Some(frame)) => {
                     self.moved = true;
                     match RequestHeader::decode(&mut Fields::new(&frame)) {
-                        Ok(header) => self.request(header, frame, view),
+                        Ok(header) => self.request(header, frame, view, cx),
                         Err(_) => return self.end(),
                     }
                 }
@@ -653,6 +680,23 @@ impl<'a> Driver<'a> {
         self.wait_again(cx);
     }
 
+    /// Asks what became of a `reconfig`, before the outbox is drained: the events of it leave before its reply.
+    fn ask_reconfig(&mut self, cx: &mut Context<'_>) {
+        for slot in &mut self.queue {
+            if let Slot::Reconfig { told, done: done @ None, .. } = slot
+                && let Poll::Ready(outcome) = Pin::new(told).poll(cx)
+            {
+                *done = Some(outcome.unwrap_or_else(|_| Err(Code::Closing.into())));
+            }
+        }
+    }
+
+    fn reconfig(&mut self, xid: i32, asked: Reconfig, cx: &mut Context<'_>) {
+        let told = self.door.reconfigure.begin(asked);
+        self.queue.push_back(Slot::Reconfig { xid, since: Instant::now(), told, done: None });
+        self.ask_reconfig(cx);
+    }
+
     fn wait_again(&mut self, cx: &mut Context<'_>) {
         if let Some(again) = &mut self.again {
             // It was made a moment ago; this leaves word.
@@ -660,7 +704,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn request(&mut self, header: RequestHeader, frame: Bytes, view: &View) {
+    fn request(&mut self, header: RequestHeader, frame: Bytes, view: &View, cx: &mut Context<'_>) {
         /// Bytes of a request's header.
         const HEADER_BYTES: usize = 8;
         let RequestHeader { xid, op } = header;
@@ -703,6 +747,16 @@ impl<'a> Driver<'a> {
                 let reads = &self.door.doors.reads;
                 reads.submit(self.connection, self.syncs, Read::Sync, false, Zxid(0));
                 self.queue.push_back(Slot::Sync { xid, number: self.syncs, path, done: None });
+            }
+            Request::Reconfig { joining, leaving, new_members, config } if self.door.settings.reconfig_enabled => {
+                if self.queue.is_empty() {
+                    let identities = self.subject.identities.to_vec();
+                    let asked = Reconfig { joining, leaving, members: new_members, version: config, identities };
+                    self.reconfig(xid, asked, cx);
+                } else {
+                    // What was asked before may be who may do it.
+                    self.held = Some((header, frame));
+                }
             }
             Request::Create(_)
             | Request::Create2(_)

@@ -29,11 +29,13 @@ use std::{collections::HashMap, io, pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use quorate_model::{Identity, Zxid};
 use quorate_seam::Stream;
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     auth::{self, Caller},
+    error::Trouble,
     protocol::Doors,
 };
 
@@ -50,6 +52,29 @@ pub struct Settings {
     pub max_session_timeout_ms: u32,
     /// Four-letter words that are carried out; `*` is all of them (`4lw.commands.whitelist`).
     pub words: Vec<String>,
+    /// Whether clients may change the members (`reconfigEnabled`).
+    pub reconfig_enabled: bool,
+}
+
+/// What a client asks by `reconfig`, as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconfig {
+    /// Servers that join.
+    pub joining: Option<String>,
+    /// Numbers of those that leave.
+    pub leaving: Option<String>,
+    /// All servers from now on.
+    pub members: Option<String>,
+    /// The version that this follows; -1: any.
+    pub version: i64,
+    /// Who asks.
+    pub identities: Vec<Identity>,
+}
+
+/// Who carries out a `reconfig`: the cluster's room.
+pub trait Reconfigure: Send + Sync {
+    /// Begins it, and tells the zxid from which on this node shows what came of it. It goes on also where nobody waits.
+    fn begin(&self, asked: Reconfig) -> oneshot::Receiver<Result<Zxid, Trouble>>;
 }
 
 /// What tools are told of the node that the door cannot know.
@@ -70,6 +95,7 @@ impl Default for Settings {
             min_session_timeout_ms: 4_000,
             max_session_timeout_ms: 40_000,
             words: words::WORDS_DEFAULT.split(',').map(str::to_owned).collect(),
+            reconfig_enabled: false,
         }
     }
 }
@@ -79,13 +105,14 @@ pub struct Door {
     doors: Doors,
     settings: Settings,
     about: About,
+    reconfigure: Box<dyn Reconfigure>,
     traffic: monitor::Traffic,
 }
 
 impl Door {
     /// A door to a node's rooms.
-    pub fn new(doors: Doors, settings: Settings, about: About) -> Self {
-        Self { doors, settings, about, traffic: monitor::Traffic::default() }
+    pub fn new(doors: Doors, settings: Settings, about: About, reconfigure: Box<dyn Reconfigure>) -> Self {
+        Self { doors, settings, about, reconfigure, traffic: monitor::Traffic::default() }
     }
 
     /// Tells every connection of the node to go elsewhere when it drains.
