@@ -2,6 +2,7 @@
 //!
 //! | part | holds |
 //! |---|---|
+//! | keys | whose signatures of components are trusted |
 //! | plugins | admitted components by the hash of their bytes, with what they say of themselves |
 //! | instances | name -> component, status, its timers, its parked calls, what it has still to be told, its migration |
 //! | tickets | (session, seq) -> a call that was put off: waiting to run, parked, or answered and not acknowledged |
@@ -27,6 +28,7 @@ use crate::{
     recipe::{Descriptor, Export, FAULTS_MAX, Interest, Park},
     scope::CallerView,
     tree::Tree,
+    trust::Key,
 };
 
 /// All instances have their roots below this; ordinary writes there are refused (rules.md 20).
@@ -200,6 +202,8 @@ type NoteKey = (SessionId, Zxid, u32);
 pub(crate) struct Book {
     /// What the engine must be able to do; 0 counts as the first.
     epoch: u32,
+    /// Whose signatures are trusted.
+    keys: OrdSet<Key>,
     plugins: OrdMap<PluginId, Arc<Plugin>>,
     upload: Option<Arc<Upload>>,
     instances: OrdMap<Arc<str>, Arc<Instance>>,
@@ -230,6 +234,7 @@ impl Book {
     /// Whether nothing was ever said of recipes.
     pub(crate) fn is_empty(&self) -> bool {
         self.epoch == 0
+            && self.keys.is_empty()
             && self.plugins.is_empty()
             && self.upload.is_none()
             && self.instances.is_empty()
@@ -242,6 +247,7 @@ impl Book {
         if self.epoch != 0 {
             digest.add(Term::new(b'E').u32(self.epoch).finish());
         }
+        self.keys.iter().for_each(|key| digest.add(Term::new(b'k').hashed(key).finish()));
         if let Some(upload) = &self.upload {
             let Upload { plugin, author, descriptor, total, bytes } = &**upload;
             digest.add(record(b'u', &(plugin, total), &(author, descriptor, xxh3_128(bytes))));
@@ -262,6 +268,14 @@ impl Book {
 
     pub(crate) fn set_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
+    }
+
+    pub(crate) fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
+        self.keys.iter()
+    }
+
+    pub(crate) fn set_keys(&mut self, keys: OrdSet<Key>) {
+        self.keys = keys;
     }
 
     pub(crate) fn plugin(&self, id: PluginId) -> Option<&Arc<Plugin>> {
@@ -739,8 +753,8 @@ impl Book {
     ///
     /// Errors: a sentence about the first that contradicts another.
     pub(crate) fn restore(records: Restored) -> Result<Self, String> {
-        let Restored { epoch, plugins, upload, instances, tickets, notes } = records;
-        let mut book = Self { epoch, ..Self::default() };
+        let Restored { epoch, plugins, upload, instances, tickets, notes, keys } = records;
+        let mut book = Self { epoch, keys, ..Self::default() };
         for (id, plugin) in plugins {
             book.put_plugin(id, plugin);
         }
@@ -785,7 +799,8 @@ impl Book {
     }
 
     pub(crate) fn recompute_digest(&self) -> Digest {
-        let mut fresh = Self { epoch: self.epoch, upload: self.upload.clone(), ..Self::default() };
+        let (keys, upload) = (self.keys.clone(), self.upload.clone());
+        let mut fresh = Self { epoch: self.epoch, keys, upload, ..Self::default() };
         let mut sum = Digest::default();
         self.plugins.iter().for_each(|(id, plugin)| sum.add(Self::plugin_term(*id, plugin)));
         for (name, instance) in &self.instances {
@@ -912,6 +927,7 @@ pub(crate) struct Restored {
     pub(crate) instances: Vec<RestoredInstance>,
     pub(crate) tickets: Vec<Ticket>,
     pub(crate) notes: Vec<(NoteKey, Note)>,
+    pub(crate) keys: OrdSet<Key>,
 }
 
 /// One instance of it.
@@ -920,5 +936,8 @@ pub(crate) struct RestoredInstance {
     pub(crate) core: InstanceFacts,
     pub(crate) timers: Vec<(Arc<str>, Timer)>,
     pub(crate) pending: Vec<(u64, Pending)>,
-    pub(crate) migration: Option<(MigrationFacts, Vec<(u64, Step)>)>,
+    pub(crate) migration: Option<RestoredMigration>,
 }
+
+/// What it has of a migration: the facts, and the steps by their numbers.
+pub(crate) type RestoredMigration = (MigrationFacts, Vec<(u64, Step)>);

@@ -5,8 +5,8 @@
 //! what does not fit stays in the state and is run by a later [`crate::Body::Wake`], which the leader proposes while
 //! there is something to run. One call runs per entry at most, so the entry's zxid names it.
 //!
-//! An activation that changes the layout of the state runs the new component's migration (`migration.rs`), in this entry and,
-//! where it does not fit, in later ones.
+//! An activation that changes the layout of the state runs the new component's migration (`migration.rs`), in this entry
+//! and, where it does not fit, in later ones.
 //!
 //! A hook that fails changes nothing, stays first in its instance's queue and is tried again; after [`FAULTS_MAX`]
 //! failures in a row the instance is suspended. A call that fails is its caller's affair alone.
@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     applied::{Applied, Subject},
-    book::{InstanceFacts, Note, Pending, Plugin, RECIPES_ROOT, Status, Ticket, TicketState, Timer, Upload},
+    book::{Instance, InstanceFacts, Note, Pending, Plugin, RECIPES_ROOT, Status, Ticket, TicketState, Timer, Upload},
     command::{Caller, RecipeOrder},
     edit::{Changed, Edit},
     migration::MigrationFacts,
@@ -34,6 +34,7 @@ use crate::{
     },
     scope::{CallerView, Child, Effect, Mode, Moment, NOTE_MAX_BYTES, Scope, clip},
     state::{Meta, State},
+    trust::{self, Distrust},
 };
 
 /// One entry at work.
@@ -518,7 +519,25 @@ impl State {
                     total: *total,
                     bytes: Vec::new(),
                 };
-                self.put_plugin(upload, *offset, bytes, turn)
+                self.put_plugin(upload, *offset, bytes, &[], turn)
+            }
+            RecipeOrder::PutSigned { signature, plugin, author, descriptor, offset, total, bytes } => {
+                let upload = Upload {
+                    plugin: *plugin,
+                    author: *author,
+                    descriptor: descriptor.clone(),
+                    total: *total,
+                    bytes: Vec::new(),
+                };
+                self.put_plugin(upload, *offset, bytes, signature, turn)
+            }
+            RecipeOrder::Trust { keys } => {
+                if keys.len() > trust::KEYS_MAX {
+                    let (count, limit) = (keys.len(), trust::KEYS_MAX);
+                    return Err(failed(Code::LimitExceeded, format!("{count} trusted keys, limit {limit}")));
+                }
+                self.book.set_keys(keys.iter().copied().collect());
+                Ok(())
             }
             RecipeOrder::RemovePlugin { plugin } => {
                 if self.book.needs(*plugin) {
@@ -613,11 +632,30 @@ impl State {
         result
     }
 
-    fn put_plugin(&mut self, upload: Upload, offset: u64, bytes: &Bytes, turn: &mut Turn<'_>) -> Result<(), Failure> {
+    fn put_plugin(
+        &mut self,
+        upload: Upload,
+        offset: u64,
+        bytes: &Bytes,
+        signature: &[u8],
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
         let id = upload.plugin;
         if self.book.plugin(id).is_some() {
             return Ok(());
         }
+        // Each piece again: whoever proposed it has looked, or should have.
+        let signed = trust::message(&upload.author, id, &upload.descriptor);
+        let keys: Vec<trust::Key> = self.book.keys().copied().collect();
+        trust::check(&keys, &signed, signature).map_err(|why| {
+            let name = &upload.descriptor.name;
+            let words = match why {
+                Distrust::Unsigned => "is not signed, and the cluster's nodes trust only what is",
+                Distrust::Malformed(_) | Distrust::Wrong(_) => "has a signature that is not of it",
+                Distrust::Stranger(_) => "is signed with a key that the cluster's nodes do not trust",
+            };
+            failed(Code::PluginRefused, format!("{name} {words}; sign it with one of recipes.trusted_keys"))
+        })?;
         if upload.total > limits::PLUGIN_MAX_BYTES as u64 || self.book.plugin_count() >= limits::PLUGINS_MAX {
             return Err(failed(
                 Code::LimitExceeded,
@@ -730,8 +768,8 @@ impl State {
     /// Installs a component outside of the log and, where the instance is there and has one, moves it there: for a state
     /// on which a recording is tried, never for a node's.
     ///
-    /// After:  an instance that was suspended still is; of a migration that was under way nothing is left. `last_zxid` stays,
-    ///         the history tells nothing.
+    /// After:  an instance that was suspended still is; of a migration that was under way nothing is left. `last_zxid`
+    ///         stays, the history tells nothing.
     /// Errors: as an activation's, and its migration's; then all is what it was.
     pub fn try_component(
         &mut self,
@@ -879,9 +917,19 @@ impl State {
         self.book.epoch_set()
     }
 
+    /// Keys whose signatures are trusted, in order; none: components need no signature.
+    pub fn trusted_keys(&self) -> Vec<trust::Key> {
+        self.book.keys().copied().collect()
+    }
+
     /// Whether a component is installed.
     pub fn has_plugin(&self, plugin: PluginId) -> bool {
         self.book.plugin(plugin).is_some()
+    }
+
+    /// An instance.
+    pub fn instance(&self, name: &str) -> Option<InstanceInfo> {
+        self.book.instance(name).map(|(name, instance)| InstanceInfo::of(name, instance))
     }
 
     /// Answers of a session's parked calls that are not acknowledged, by their numbers.
@@ -907,7 +955,7 @@ impl State {
 fn callable(
     tree: &crate::tree::Tree,
     book: &crate::book::Book,
-    instance: &crate::book::Instance,
+    instance: &Instance,
     method: &str,
     identities: &[Identity],
 ) -> Result<(PluginId, Arc<Plugin>), Code> {
@@ -945,6 +993,19 @@ pub struct InstanceInfo {
     pub pending: usize,
     /// Its migration that is under way, or the last one if it failed.
     pub migration: Option<MigrationFacts>,
+}
+
+impl InstanceInfo {
+    fn of(name: &str, instance: &Instance) -> Self {
+        Self {
+            name: name.to_owned(),
+            facts: instance.core.clone(),
+            parked: instance.parked.len(),
+            timers: instance.timers.len(),
+            pending: instance.pending.len(),
+            migration: instance.migration.as_ref().map(|migration| migration.facts.clone()),
+        }
+    }
 }
 
 impl InstanceFacts {
@@ -1014,14 +1075,7 @@ impl View {
 
     /// All instances, by name.
     pub fn instances(&self) -> impl Iterator<Item = InstanceInfo> {
-        self.book.instances().map(|(name, instance)| InstanceInfo {
-            name: name.to_string(),
-            facts: instance.core.clone(),
-            parked: instance.parked.len(),
-            timers: instance.timers.len(),
-            pending: instance.pending.len(),
-            migration: instance.migration.as_ref().map(|migration| migration.facts.clone()),
-        })
+        self.book.instances().map(|(name, instance)| InstanceInfo::of(name, instance))
     }
 
     /// The engine epoch that the log may ask for (rules.md 25); 0 while the standard recipes are not all installed.

@@ -70,6 +70,7 @@ mod session;
 pub mod snapshot;
 mod state;
 mod tree;
+pub mod trust;
 pub mod watch;
 mod znode;
 

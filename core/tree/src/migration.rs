@@ -1,9 +1,9 @@
 //! [`Migration`]: an instance on its way to a component that lays its state out in another way.
 //!
-//! The new component's `migrate` runs step by step, as many steps in an entry as fit, on a *draft*: the instance's znodes as
-//! the steps so far left them. What the steps did is kept as their effects, and happens in the entry of the last step, all
-//! of it at once; until then nobody sees any of it, and the old component answers queries from the state as it is. A step
-//! that fails, or a migration beyond its limits, leaves that state, its component and its status.
+//! The new component's `migrate` runs step by step, as many steps in an entry as fit, on a *draft*: the instance's znodes
+//! as the steps so far left them. What the steps did is kept as their effects, and happens in the entry of the last step,
+//! all of it at once; until then nobody sees any of it, and the old component answers queries from the state as it is. A
+//! step that fails, or a migration beyond its limits, leaves that state, its component and its status.
 //!
 //! Calls and timers wait meanwhile. What the server itself takes away (the ephemerals and parked calls of a session that
 //! ends, what a TTL ends) goes at once; the recipe is told of it as ever, by the old component, whose layout it is; and the

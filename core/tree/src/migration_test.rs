@@ -1,8 +1,8 @@
 //! Migrations with native doubles of components: steps over several entries, what waits, what disturbs, what is undone.
 //!
-//! After every entry the invariants hold, and a twin that was read from a snapshot of the state before has applied the entry
-//! as well and come to the same ([`Bench::apply`]): so every test also shows that a migration goes on after a restart or
-//! an installed snapshot, wherever it stood.
+//! After every entry the invariants hold, and a twin that was read from a snapshot of the state before has applied the
+//! entry as well and come to the same ([`Bench::apply`]): so every test also shows that a migration goes on after a
+//! restart or an installed snapshot, wherever it stood.
 
 use std::ops::RangeInclusive;
 

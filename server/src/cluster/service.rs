@@ -67,6 +67,7 @@ impl PeerDoor {
                 let recipes = crate::engine::host().map_err(|why| Trouble::new(Code::NotCompiled, why))?;
                 Ok(wire::put(&recipes.is_ready(wire::take(&data)?)))
             }
+            wire::ABILITIES => Ok(wire::put(&super::rounds::abilities(shell.options()))),
             wire::STATUS => Ok(wire::put(&standing(&*shell.require_active()?).await?)),
             other => Err(Trouble::new(Code::Unimplemented, format!("peer call {other} is not known to this version"))),
         }

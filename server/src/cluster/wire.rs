@@ -27,6 +27,18 @@ pub const MEMBERS: u32 = 105;
 /// Is this component compiled at yours? Answered with a `bool`.
 pub const COMPILED: u32 = 106;
 
+/// What can your build run, and whose signatures does your configuration trust?
+pub const ABILITIES: u32 = 107;
+
+/// The answer to [`ABILITIES`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Engine epochs, lowest and highest.
+    pub epochs: (u32, u32),
+    /// Keys that may sign components, in order, each once.
+    pub trusted: Vec<[u8; 32]>,
+}
+
 /// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {

@@ -25,14 +25,15 @@ use crate::{
     State,
     acl::AclList,
     applied::Change,
-    book::{Book, Plugin, Restored, RestoredInstance, Upload},
+    book::{Book, Plugin, Restored, RestoredInstance, RestoredMigration, Upload},
     history::{self, History},
-    migration::{Migration, MigrationFacts, Step},
+    migration::Migration,
     recipe::HOOK_PORTION,
     scope::EVENT_MAX_BYTES,
     session::{Recorded, RecordedBody, Session, Sessions, decode},
     state::Meta,
     tree::{Loaded, Tree},
+    trust::KEYS_MAX,
     znode::{Kind, TtlMs, Znode, data_hash, list_of},
 };
 
@@ -57,7 +58,7 @@ struct Writer<'a, 'b> {
 
 /// The first version of the format that can say all that a state says.
 pub(super) fn version_of(state: &State) -> u32 {
-    if state.book.instances().any(|(_, instance)| instance.migration.is_some()) {
+    if state.book.keys().len() > 0 || state.book.instances().any(|(_, instance)| instance.migration.is_some()) {
         return VERSION;
     }
     let recipes = !state.book.is_empty()
@@ -238,7 +239,12 @@ impl Writer<'_, '_> {
         self.out.number(contents.tickets().len() as u64)?;
         contents.tickets().try_for_each(|ticket| self.record(&**ticket))?;
         self.out.number(contents.notes().len() as u64)?;
-        contents.notes().try_for_each(|(key, note)| self.record(&(key, &**note)))
+        contents.notes().try_for_each(|(key, note)| self.record(&(key, &**note)))?;
+        if version >= 3 {
+            self.out.number(book.keys().len() as u64)?;
+            book.keys().try_for_each(|key| self.out.bytes(key))?;
+        }
+        Ok(())
     }
 }
 
@@ -626,10 +632,17 @@ impl Reader<'_, '_> {
         for _ in 0..self.input.number()? {
             records.notes.push(self.record("notice")?);
         }
+        if self.input.version >= 3 {
+            for _ in 0..self.input.number()? {
+                if records.keys.len() >= KEYS_MAX || records.keys.insert(self.array()?).is_some() {
+                    return Err(wrong(format!("a trusted key is there twice, or there are more than {KEYS_MAX}")));
+                }
+            }
+        }
         Book::restore(records).map_err(wrong)
     }
 
-    fn migration(&mut self) -> Result<Option<(MigrationFacts, Vec<(u64, Step)>)>, SnapshotError> {
+    fn migration(&mut self) -> Result<Option<RestoredMigration>, SnapshotError> {
         match self.input.byte()? {
             0 => return Ok(None),
             1 => {}
