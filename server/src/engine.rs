@@ -22,6 +22,9 @@ pub fn host() -> Result<Host, String> {
     HOST.get_or_init(|| Host::new(Arc::new(told)).map_err(|fault| fault.to_string())).clone()
 }
 
+/// The engine epochs that this build runs, lowest and highest (rules.md 25).
+pub const EPOCHS: (u32, u32) = (*quorate_plugin_host::EPOCHS.start(), *quorate_plugin_host::EPOCHS.end());
+
 /// A recipe's own line, for this node's log.
 fn told(instance: &str, level: u8, text: &str) {
     match level {

@@ -7,6 +7,9 @@
 //! activates under it later, it keeps it. The first run must come to the digest that the cluster had: a recording that
 //! this build does not reproduce proves nothing.
 //!
+//! A migration that the cluster ran over several entries goes to its end at once in the other run: what both told in the
+//! meantime is compared when the cluster was through, without who waited.
+//!
 //! Absent: entries that the cluster would have had with the other component alone. The log says when timers, deadlines
 //! and hooks are run, so a timer that the other component sets for an earlier time is run with the next such entry.
 
@@ -17,7 +20,7 @@ use quorate_model::{CallAnswer, EventKind, Failure, PluginId, Reply, SessionId, 
 use quorate_tree::{
     Applied, Body, Command, OriginReply, RecipeOrder, State, Verdict,
     command::{Decoder, zxid_of},
-    recipe::{Plugin, Recipes},
+    recipe::{InstanceInfo, Plugin, Recipes, Status},
 };
 
 use crate::{
@@ -204,7 +207,7 @@ fn run(file: &Path, admitted: &Admitted, instance: &str, recipes: &dyn Recipes) 
         let applied = state.apply(zxid, entry.term, &command, recipes);
         if trial.divergence.is_none() {
             calls += u64::from(is_call(&command, instance, &applied));
-            trial.compare(zxid, entry.term, &command, &applied, recipes);
+            trial.compare(entry.term, &command, &applied, state.instance(instance).as_ref(), recipes);
         }
         known = known || has(&state, instance);
     }
@@ -225,13 +228,13 @@ fn run(file: &Path, admitted: &Admitted, instance: &str, recipes: &dyn Recipes) 
             if names.is_empty() { "there are none".into() } else { names.join(", ") }
         )));
     }
-    let recorded = state.view().instances().find(|one| one.name == instance).and_then(|one| one.facts.plugin);
+    let recorded = state.instance(instance).and_then(|one| one.facts.plugin);
     let divergence = trial.divergence;
     Ok(Report { facts, instance: instance.into(), recorded, against: admitted.plugin, calls, divergence })
 }
 
 fn has(state: &State, instance: &str) -> bool {
-    state.view().instances().any(|one| one.name == instance)
+    state.instance(instance).is_some()
 }
 
 fn is_call(command: &Command, instance: &str, applied: &Applied) -> bool {
@@ -245,6 +248,8 @@ struct Trial<'a> {
     instance: &'a str,
     plugin: PluginId,
     divergence: Option<Divergence>,
+    /// While the instance migrates in the recording, and has calls waiting from then: what both told.
+    meantime: Option<(Vec<Told>, Vec<Told>)>,
 }
 
 impl<'a> Trial<'a> {
@@ -261,14 +266,23 @@ impl<'a> Trial<'a> {
             recorded: Vec::new(),
             against: vec![Told::Activated(Err(failure))],
         });
-        Self { state, instance, plugin: id, divergence }
+        Self { state, instance, plugin: id, divergence, meantime: None }
     }
 
     fn skip(&mut self, zxid: Zxid) {
         self.state.skip(zxid);
     }
 
-    fn compare(&mut self, zxid: Zxid, term: u64, command: &Command, applied: &Applied, recipes: &dyn Recipes) {
+    /// Applies an entry and compares what came of it. `recorded`: the instance after it, in the recording.
+    fn compare(
+        &mut self,
+        term: u64,
+        command: &Command,
+        applied: &Applied,
+        recorded: Option<&InstanceInfo>,
+        recipes: &dyn Recipes,
+    ) {
+        let zxid = applied.zxid;
         let activates = match &command.body {
             Body::Recipe { order: RecipeOrder::Activate { instance, config, new, .. }, origin }
                 if instance == self.instance =>
@@ -280,7 +294,31 @@ impl<'a> Trial<'a> {
             _ => None,
         };
         let tried = self.state.apply(zxid, term, activates.as_ref().unwrap_or(command), recipes);
-        let (recorded, against) = (told(applied), told(&tried));
+        let (mut told_then, mut told_now) = (told(applied), told(&tried));
+        if let Err(failure) = self.state.finish_migration(self.instance, recipes) {
+            told_now.push(Told::Activated(Err(failure)));
+        }
+        let (began, migrates) =
+            (self.meantime.is_some(), recorded.is_some_and(|one| one.facts.status == Status::Migrating));
+        if let Some((then, now)) = self.meantime.take() {
+            told_then.splice(0..0, then);
+            told_now.splice(0..0, now);
+        }
+        if migrates || began && recorded.is_some_and(|one| one.pending > 0) {
+            self.meantime = Some((told_then, told_now));
+            return;
+        }
+        if began {
+            forget_waits(&mut told_then);
+            forget_waits(&mut told_now);
+            // One that came to nothing in the cluster as well changed nothing there.
+            let failed =
+                |one: &InstanceInfo| one.migration.as_ref().is_some_and(|migration| migration.failure.is_some());
+            if recorded.is_some_and(failed) {
+                told_now.retain(|told| !matches!(told, Told::Activated(_)));
+            }
+        }
+        let (recorded, against) = (told_then, told_now);
         let (mut missing, mut new) = (without(&recorded, &against), without(&against, &recorded));
         // One that was refused in the cluster as well changed nothing there.
         if activates.is_some()
@@ -332,6 +370,21 @@ fn told(applied: &Applied) -> Vec<Told> {
         payload: change.payload.clone().unwrap_or_default(),
     }));
     all
+}
+
+/// Leaves out that calls were put off which are answered in the same list.
+fn forget_waits(all: &mut Vec<Told>) {
+    let answered: Vec<(SessionId, u64)> = all
+        .iter()
+        .filter_map(|told| match told {
+            Told::Answer { session, seq, .. } => Some((*session, *seq)),
+            _ => None,
+        })
+        .collect();
+    all.retain(|told| match told {
+        Told::Parked { session, seq } => !answered.contains(&(*session, *seq)),
+        _ => true,
+    });
 }
 
 /// What is told and is not told by the others as well; what is told twice there is needed twice here.
@@ -565,6 +618,48 @@ mod tests {
         assert!(divergence.zxid < last);
         let [Told::Activated(Err(failure))] = &divergence.against[..] else { panic!("{divergence:?}") };
         assert_eq!(failure.code, Code::Conflict);
+    }
+
+    #[test]
+    fn a_migration_over_several_entries_differs_by_what_it_does_alone() {
+        let mut cluster = Cluster::new();
+        let moving = include_bytes!("../../plugins/host/tests/guests/moving.wasm");
+        let moving = cluster.host.admit(moving).expect("admitted");
+        let Admitted { plugin, author, component, descriptor } = moving.clone();
+        let (total, bytes) = (component.len() as u64, Bytes::copy_from_slice(&component));
+        cluster.order(RecipeOrder::PutPlugin { plugin, author, descriptor, offset: 0, total, bytes });
+        let session = cluster.open();
+        let before = cluster.state.clone();
+        let activate = RecipeOrder::Activate { instance: "it".into(), plugin, config: Bytes::new(), new: false };
+        cluster.order(activate.clone());
+        cluster.call(session, "echo", b"meanwhile");
+        let migrates =
+            |cluster: &Cluster| cluster.state.instance("it").expect("there").facts.status == Status::Migrating;
+        assert!(migrates(&cluster));
+        while cluster.state.next_wake() == Some(0) {
+            cluster.apply(Body::Wake);
+        }
+        cluster.call(session, "echo", b"afterwards");
+        let without_echo = other(&moving, |it| it.methods.retain(|method| method.name != "echo"));
+        assert_eq!(cluster.replay(&moving).divergence, None);
+        assert_eq!(
+            cluster.replay(&cluster.basic.clone()).divergence,
+            None,
+            "with the old one there is nothing to bring over"
+        );
+        let divergence = cluster.replay(&without_echo).divergence.expect("it answers nothing");
+        assert_eq!(divergence.recorded.len(), 1, "{divergence:?}");
+        // A recording that begins in the midst of it.
+        (cluster.state, cluster.index) = (before.clone(), before.last_zxid().0);
+        cluster.order(activate);
+        cluster.call(session, "echo", b"meanwhile");
+        assert!(migrates(&cluster));
+        cluster.snapshot();
+        while cluster.state.next_wake() == Some(0) {
+            cluster.apply(Body::Wake);
+        }
+        assert_eq!(cluster.replay(&moving).divergence, None);
+        assert!(cluster.replay(&without_echo).divergence.is_some());
     }
 
     #[test]

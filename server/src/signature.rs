@@ -1,33 +1,31 @@
 //! Signatures of components: who stands for one, in ed25519.
 //!
-//! Signed are the hash of the component as its author gave it and what it says of itself, so that whoever signs has seen
-//! both. A signature is a small file beside the component, and travels with its installation; it is checked by the node
-//! that is asked, before anything enters the log.
+//! What is signed, and whether a signature is good, is the state machine's affair (`core/tree/src/trust.rs`), which asks
+//! again where a component is applied. A signature is a small file beside the component, and travels with its installation.
 //!
 //! Absent: which keys a node trusts (its configuration says it); expiry and revocation: a key is trusted as long as it is
 //! listed, and what is installed stays.
 
-use quorate_tree::recipe::Descriptor;
+use quorate_tree::trust::{self, Distrust};
 use rcgen::{KeyPair, PKCS_ED25519, SigningKey as _};
-use ring::signature::{ED25519, UnparsedPublicKey};
 
 use crate::engine::Admitted;
-
-/// In front of what is signed: nothing else that this key signs can be taken for it.
-const DOMAIN: &[u8] = b"quorate component 1\0";
 
 /// First word of a signature's file; another one is another version.
 const FILE_MARK: &str = "quorate-signature-1";
 
-const KEY_BYTES: usize = 32;
-const SIGNATURE_BYTES: usize = 64;
-
-/// Keys that one node trusts.
-const KEYS_MAX: usize = 64;
+const SIGNATURE_BYTES: usize = trust::SIGNED_BYTES - trust::KEY_BYTES;
 
 /// A public key; 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey([u8; KEY_BYTES]);
+pub struct PublicKey(trust::Key);
+
+impl PublicKey {
+    /// Its bytes.
+    pub fn bytes(&self) -> trust::Key {
+        self.0
+    }
+}
 
 impl std::fmt::Display for PublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,8 +48,8 @@ pub fn keys(text: &str) -> Result<Vec<PublicKey>, String> {
         .map(|word| bytes_of(word).map(PublicKey).ok_or_else(|| format!("{word:?} is no public key: 64 hex digits")))
         .collect::<Result<_, _>>()?;
     match keys.len() {
-        0..=KEYS_MAX => Ok(keys),
-        count => Err(format!("{count} keys, limit {KEYS_MAX}")),
+        0..=trust::KEYS_MAX => Ok(keys),
+        count => Err(format!("{count} keys, limit {}", trust::KEYS_MAX)),
     }
 }
 
@@ -67,14 +65,6 @@ impl Signature {
     /// As it travels: the key, then the signature.
     pub fn encode(&self) -> Vec<u8> {
         [&self.key.0[..], &self.signature].concat()
-    }
-
-    /// Errors: another length.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let parts = bytes.split_first_chunk().and_then(|(key, rest)| Some((*key, rest.try_into().ok()?)));
-        let (key, signature) = parts
-            .ok_or_else(|| format!("a signature of {} bytes, expected {}", bytes.len(), KEY_BYTES + SIGNATURE_BYTES))?;
-        Ok(Self { key: PublicKey(key), signature })
     }
 
     /// As a file.
@@ -115,43 +105,35 @@ fn public_key(pair: &KeyPair) -> Result<PublicKey, String> {
 pub fn sign(pem: &str, admitted: &Admitted) -> Result<Signature, String> {
     let pair = KeyPair::from_pem(pem).map_err(|error| format!("it holds no private key: {error}"))?;
     let key = public_key(&pair)?;
-    let made = pair.sign(&message(&admitted.author, &admitted.descriptor)).map_err(|error| error.to_string())?;
+    let made = pair.sign(&message(admitted)).map_err(|error| error.to_string())?;
     let signature = made.try_into().map_err(|_| "the signature has another length".to_owned())?;
     Ok(Signature { key, signature })
 }
 
-/// Whether a component may be installed: a signature that comes with it must be good; where keys are trusted, there must be
-/// one, of one of them.
+/// Whether a component may be installed by this node's own configuration ([`trust::check`]).
 ///
 /// Errors: a sentence that says why not, with the next step.
 pub fn check(trusted: &[PublicKey], admitted: &Admitted, signature: &[u8]) -> Result<(), String> {
     let name = &admitted.descriptor.name;
-    if signature.is_empty() {
-        return match trusted {
-            [] => Ok(()),
-            _ => Err(format!(
-                "{name} is not signed, and this node takes only what a key of recipes.trusted_keys has signed; \
-                 `quorate recipe sign` signs"
-            )),
-        };
-    }
-    let signature = Signature::decode(signature)?;
-    let signed = message(&admitted.author, &admitted.descriptor);
-    if UnparsedPublicKey::new(&ED25519, signature.key.0).verify(&signed, &signature.signature).is_err() {
-        return Err(format!("the signature of key {} is not of this component ({name}); sign it again", signature.key));
-    }
-    if !trusted.is_empty() && !trusted.contains(&signature.key) {
-        return Err(format!(
+    let keys: Vec<trust::Key> = trusted.iter().map(|key| key.0).collect();
+    trust::check(&keys, &message(admitted), signature).map_err(|why| match why {
+        Distrust::Unsigned => format!(
+            "{name} is not signed, and this node takes only what a key of recipes.trusted_keys has signed; \
+             `quorate recipe sign` signs"
+        ),
+        Distrust::Malformed(bytes) => format!("a signature of {bytes} bytes, expected {}", trust::SIGNED_BYTES),
+        Distrust::Wrong(key) => {
+            format!("the signature of key {} is not of this component ({name}); sign it again", PublicKey(key))
+        }
+        Distrust::Stranger(key) => format!(
             "{name} was signed by a stranger: key {} is not in this node's recipes.trusted_keys",
-            signature.key
-        ));
-    }
-    Ok(())
+            PublicKey(key)
+        ),
+    })
 }
 
-fn message(author: &[u8; 32], descriptor: &Descriptor) -> Vec<u8> {
-    let said = postcard::to_stdvec(descriptor).expect("writing into memory cannot fail");
-    [DOMAIN, author, &said].concat()
+fn message(admitted: &Admitted) -> Vec<u8> {
+    trust::message(&admitted.author, admitted.plugin, &admitted.descriptor)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -175,6 +157,7 @@ mod tests {
     use std::sync::Arc;
 
     use quorate_model::PluginId;
+    use quorate_tree::recipe::Descriptor;
 
     use super::*;
 
@@ -204,6 +187,8 @@ mod tests {
         let mut changed = admitted(1);
         changed.descriptor.version = "2".into();
         assert!(why(&[key], &changed, &bytes).contains("not of this component"));
+        let injected = Admitted { plugin: PluginId([2; 32]), ..admitted(1) };
+        assert!(why(&[key], &injected, &bytes).contains("not of this component"), "other bytes under its signature");
         for at in 0..bytes.len() {
             let mut broken = bytes.clone();
             broken[at] ^= 1;
@@ -222,15 +207,8 @@ mod tests {
         assert!(keys(&"g".repeat(64)).is_err() && keys(&"é".repeat(32)).is_err());
         let signature = sign(&pem, &admitted(1)).expect("signed");
         assert_eq!(Signature::from_text(&signature.to_text()), Ok(signature));
-        assert_eq!(Signature::decode(&signature.encode()), Ok(signature));
         assert!(Signature::from_text("hello").expect_err("none").contains("quorate recipe sign"));
         assert!(Signature::from_text(&signature.to_text()[..90]).is_err());
         assert!(sign("hello", &admitted(1)).is_err());
-    }
-
-    #[test]
-    fn what_is_signed_is_frozen() {
-        let signed = message(&[7; 32], &Descriptor { name: "n".into(), version: "v".into(), ..Descriptor::default() });
-        assert_eq!(hex(&signed), format!("{}{}{}", hex(DOMAIN), "07".repeat(32), "016e01760000000000"));
     }
 }

@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 const BASIC: &[u8] = include_bytes!("../../plugins/host/tests/guests/basic.wasm");
 
+const MOVING: &[u8] = include_bytes!("../../plugins/host/tests/guests/moving.wasm");
+
 /// Nothing here takes long; a busy machine may.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -214,6 +216,33 @@ async fn recipes_come_back_from_disk() {
     assert_eq!(text(bob.query("basic", "look", "")).await, "kept");
     assert_eq!(text(bob.call("basic", "free", "after all")).await, "1");
     assert_eq!(came(waiting).await.0, "after all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_goes_on_over_the_death_of_its_leader_and_calls_wait_for_it() {
+    let mut cluster = cluster().await;
+    let ann = client(&cluster.target()).await;
+    let id = admin(&cluster).install(MOVING).await.expect("admitted").id;
+    let moving = PluginId::parse(&id).expect("a hash");
+    let leader = cluster.leader().await.expect("one leads");
+    let begun = admin(&cluster).activate("basic", moving, "").await.expect("all have compiled it");
+    let waiting: Vec<_> =
+        (0..8).map(|n| tokio::spawn(ann.call("basic", "echo", n.to_string()).into_future())).collect();
+    cluster.stop(leader).await;
+    cluster.leader().await.expect("another leads");
+    let mut steps = begun.migration.map_or(0, |migration| migration.steps);
+    let moved =
+        admin(&cluster).migrated("basic", |migration| steps = steps.max(migration.steps)).await.expect("it ends");
+    assert_eq!((moved.status.as_str(), moved.state_version, moved.plugin), ("active", 2, id));
+    for (n, waiting) in waiting.into_iter().enumerate() {
+        assert_eq!(came(waiting).await.0, n.to_string());
+    }
+    assert!(steps > 0, "it took more than one entry");
+    cluster.restart(leader).await.expect("it comes back");
+    let last = ann.get("/quorate/recipes/basic/mMH").await.expect("the last step made it");
+    assert_eq!(last.data.as_deref(), Some(&b"mMH"[..]));
+    let back = admin(&cluster).rollback("basic").await.expect("the old one takes its layout").status;
+    assert_eq!(back, "active");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,8 +26,8 @@ use quorate_proto::v1::{
     ReplaceMemberRequest, SaveSnapshotRequest, StatusRequest,
 };
 pub use quorate_proto::v1::{
-    InitReply, Instance, JoinTokenReply, ListRecipesReply, ListSessionsReply, Member, MemberReply, Method, Plugin,
-    SessionInfo, SnapshotChunk, StatusReply,
+    InitReply, Instance, JoinTokenReply, ListRecipesReply, ListSessionsReply, Member, MemberReply, Method, Migration,
+    Plugin, SessionInfo, SnapshotChunk, StatusReply,
 };
 
 use crate::{
@@ -46,6 +46,12 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often it is asked whether the standard recipes are there.
 const STANDARD_EVERY: Duration = Duration::from_millis(50);
+
+/// Status of an instance whose state is on the way to another layout.
+pub const MIGRATING: &str = "migrating";
+
+/// How often it is asked how far a migration is.
+const MIGRATION_EVERY: Duration = Duration::from_millis(100);
 
 /// A handle to the cluster's administration.
 #[derive(Clone)]
@@ -187,7 +193,8 @@ impl Admin {
         reply.plugin.ok_or_else(mismatch)
     }
 
-    /// Makes an instance of a component, or upgrades the instance to it; `config` is for a new instance only.
+    /// Makes an instance of a component, or upgrades the instance to it; `config` is for a new instance only. One whose
+    /// state takes more than one entry to bring over is `migrating` then: [`Admin::migrated`] waits for it.
     ///
     /// Errors: `UnknownPlugin`; `NotCompiled` while a live voter has not compiled it; `Conflict` where the component cannot
     /// go on from the instance's state; what the recipe's `init` says.
@@ -224,7 +231,38 @@ impl Admin {
         self.instance(move |mut node| async move { node.activate(request).await }).await
     }
 
-    /// Back to the component that was active before.
+    /// Waits until no migration of an instance is under way, and comes to the instance; `told` hears how far it is. What is
+    /// waited for goes on also where nobody waits.
+    ///
+    /// Errors: why the last migration failed, then the instance is what it was; `UnknownInstance`; `OperationTimeout`, or
+    /// the last trouble, when the time of a call is over.
+    pub async fn migrated(&self, instance: &str, mut told: impl FnMut(&Migration)) -> Result<Instance> {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        loop {
+            let trouble = match self.list_recipes(Some(instance)).await {
+                Ok(listed) => {
+                    let found = listed.instances.into_iter().next().ok_or_else(mismatch)?;
+                    match &found.migration {
+                        Some(migration) if migration.failure != 0 => {
+                            let code = Code::from_number(migration.failure).unwrap_or(Code::RecipeFailed);
+                            return Err(Error::never(code, instance, migration.detail.clone()));
+                        }
+                        Some(migration) if found.status == MIGRATING => told(migration),
+                        _ => return Ok(found),
+                    }
+                    Error::not_done(Code::OperationTimeout, instance, "it is still migrating, and goes on")
+                }
+                Err(error) if error.retry() == Retry::Never => return Err(error),
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return Err(trouble);
+            }
+            tokio::time::sleep(MIGRATION_EVERY).await;
+        }
+    }
+
+    /// Back to the component that was active before; of an instance that is migrating, to the one that it still has.
     ///
     /// Errors: `UnknownInstance`; `Conflict` where there is none, or where it cannot go on from the instance's state.
     pub async fn rollback(&self, instance: &str) -> Result<Instance> {

@@ -362,7 +362,10 @@ fn recipes() -> Vec<(&'static str, String)> {
         pending: 5,
         faults: 6,
         last_fault: "Trapped".into(),
+        ..Default::default()
     };
+    let migration =
+        v1::Migration { to: "t".into(), from_version: 1, steps: 2, restarts: 3, failure: -4, detail: "d".into() };
     let activate =
         v1::ActivateRequest { instance: "n".into(), plugin: "i".into(), like: "l".into(), config: bytes(b"c") };
     let listed = v1::ListRecipesReply {
@@ -380,6 +383,7 @@ fn recipes() -> Vec<(&'static str, String)> {
         ("ActivateRequest", hex(&activate)),
         ("InstanceRequest", hex(&v1::InstanceRequest { instance: "n".into() })),
         ("InstanceReply", hex(&v1::InstanceReply { instance: Some(instance) })),
+        ("Instance/migrating", hex(&v1::Instance { migration: Some(migration), ..Default::default() })),
         ("ListRecipesRequest", hex(&v1::ListRecipesRequest { instance: "n".into() })),
         ("ListRecipesReply", hex(&listed)),
     ]

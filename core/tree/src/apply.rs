@@ -151,15 +151,18 @@ impl State {
         let mut edit = Edit::new(&mut self.tree, context);
         let result = change(&mut edit);
         turn.changes = edit.changes;
+        self.disturb(&turn.changes, 0);
         result
     }
 
     /// Changes the tree as the server does, behind what the entry did before.
     pub(crate) fn edit_as_server<T>(&mut self, turn: &mut Turn<'_>, change: impl FnOnce(&mut Edit<'_>) -> T) -> T {
         let context = Context::of_server(self.meta.last_zxid, self.meta.wall_ms, self.meta.tick_ms);
+        let before = turn.changes.len();
         let mut edit = Edit::resume(&mut self.tree, context, std::mem::take(&mut turn.changes), None);
         let result = change(&mut edit);
         turn.changes = edit.changes;
+        self.disturb(&turn.changes, before);
         result
     }
 

@@ -2,8 +2,9 @@
 //!
 //! | part | holds |
 //! |---|---|
+//! | keys | whose signatures of components are trusted |
 //! | plugins | admitted components by the hash of their bytes, with what they say of themselves |
-//! | instances | name -> component, status, its timers, its parked calls, what it has still to be told |
+//! | instances | name -> component, status, its timers, its parked calls, what it has still to be told, its migration |
 //! | tickets | (session, seq) -> a call that was put off: waiting to run, parked, or answered and not acknowledged |
 //! | notices | what recipes told a session, until acknowledged |
 //!
@@ -17,14 +18,17 @@ use std::{ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
-use quorate_model::{CallAnswer, Code, PluginId, SessionId, Zxid, limits};
+use quorate_model::{CallAnswer, Code, EventKind, Failure, PluginId, SessionId, Zxid, limits};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     digest::{Digest, Term},
+    migration::{Migration, MigrationFacts, Step},
     recipe::{Descriptor, Export, FAULTS_MAX, Interest, Park},
     scope::CallerView,
+    tree::Tree,
+    trust::Key,
 };
 
 /// All instances have their roots below this; ordinary writes there are refused (rules.md 20).
@@ -60,6 +64,8 @@ pub enum Status {
     Suspended,
     /// It has no component.
     Inactive,
+    /// Its state is on the way to another component's layout: calls wait, queries go on as before.
+    Migrating,
 }
 
 /// The single facts of an instance.
@@ -111,6 +117,8 @@ pub(crate) struct Instance {
     pub(crate) pending: OrdMap<u64, Arc<Pending>>,
     /// Calls among them.
     pub(crate) queued: usize,
+    /// Under way, or the last one that failed.
+    pub(crate) migration: Option<Arc<Migration>>,
 }
 
 impl Instance {
@@ -122,6 +130,7 @@ impl Instance {
             timers: OrdMap::new(),
             pending: OrdMap::new(),
             queued: 0,
+            migration: None,
         }
     }
 
@@ -141,6 +150,21 @@ impl Instance {
 
     pub(crate) fn runs(&self) -> bool {
         self.core.status == Status::Active
+    }
+
+    pub(crate) fn migrates(&self) -> bool {
+        self.core.status == Status::Migrating
+    }
+
+    /// Whether entries have something to run for it.
+    fn is_busy(&self) -> bool {
+        self.migrates() || self.runs() && !self.pending.is_empty()
+    }
+
+    /// Whether the component that it leaves has still to be told something: what it fails at is left to the next one.
+    pub(crate) fn tells_old(&self) -> bool {
+        let was_active = self.migration.as_ref().is_some_and(|migration| migration.facts.was == Status::Active);
+        was_active && self.core.faults == 0 && self.pending.len() > self.queued
     }
 }
 
@@ -178,6 +202,8 @@ type NoteKey = (SessionId, Zxid, u32);
 pub(crate) struct Book {
     /// What the engine must be able to do; 0 counts as the first.
     epoch: u32,
+    /// Whose signatures are trusted.
+    keys: OrdSet<Key>,
     plugins: OrdMap<PluginId, Arc<Plugin>>,
     upload: Option<Arc<Upload>>,
     instances: OrdMap<Arc<str>, Arc<Instance>>,
@@ -189,6 +215,8 @@ pub(crate) struct Book {
     deadlines: OrdSet<(u64, Zxid)>,
     due: OrdSet<(u64, Arc<str>, Arc<str>)>,
     busy: OrdSet<Arc<str>>,
+    /// Instances whose migration is under way.
+    migrating: OrdSet<Arc<str>>,
     /// Instances that want to hear of every session's end.
     hears_all: OrdSet<Arc<str>>,
 }
@@ -206,6 +234,7 @@ impl Book {
     /// Whether nothing was ever said of recipes.
     pub(crate) fn is_empty(&self) -> bool {
         self.epoch == 0
+            && self.keys.is_empty()
             && self.plugins.is_empty()
             && self.upload.is_none()
             && self.instances.is_empty()
@@ -218,6 +247,7 @@ impl Book {
         if self.epoch != 0 {
             digest.add(Term::new(b'E').u32(self.epoch).finish());
         }
+        self.keys.iter().for_each(|key| digest.add(Term::new(b'k').hashed(key).finish()));
         if let Some(upload) = &self.upload {
             let Upload { plugin, author, descriptor, total, bytes } = &**upload;
             digest.add(record(b'u', &(plugin, total), &(author, descriptor, xxh3_128(bytes))));
@@ -238,6 +268,14 @@ impl Book {
 
     pub(crate) fn set_epoch(&mut self, epoch: u32) {
         self.epoch = epoch;
+    }
+
+    pub(crate) fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
+        self.keys.iter()
+    }
+
+    pub(crate) fn set_keys(&mut self, keys: OrdSet<Key>) {
+        self.keys = keys;
     }
 
     pub(crate) fn plugin(&self, id: PluginId) -> Option<&Arc<Plugin>> {
@@ -271,7 +309,10 @@ impl Book {
 
     /// Whether an instance needs a component, now or to go back to.
     pub(crate) fn needs(&self, id: PluginId) -> bool {
-        self.instances.values().any(|instance| [instance.core.plugin, instance.core.previous].contains(&Some(id)))
+        self.instances.values().any(|instance| {
+            let migration = instance.migration.as_ref().filter(|migration| migration.is_under_way());
+            [instance.core.plugin, instance.core.previous, migration.map(|it| it.facts.to)].contains(&Some(id))
+        })
     }
 
     pub(crate) fn upload(&self) -> Option<&Arc<Upload>> {
@@ -326,7 +367,11 @@ impl Book {
         for (number, pending) in &instance.pending {
             self.digest.sub(pending_record(&name, *number, pending));
         }
+        if let Some(migration) = &instance.migration {
+            self.digest.sub(Self::migration_term(&name, migration));
+        }
         self.busy.remove(&name);
+        self.migrating.remove(&name);
         self.hears_all.remove(&name);
     }
 
@@ -344,10 +389,12 @@ impl Book {
     fn index_instance(&mut self, name: &Arc<str>) {
         let Some(instance) = self.instances.get(name) else { return };
         let runs = instance.runs();
-        if runs && !instance.pending.is_empty() {
-            self.busy.insert(Arc::clone(name));
-        } else {
-            self.busy.remove(name);
+        for (index, belongs) in [(&mut self.busy, instance.is_busy()), (&mut self.migrating, instance.migrates())] {
+            if belongs {
+                index.insert(Arc::clone(name));
+            } else {
+                index.remove(name);
+            }
         }
         for (timer, what) in &instance.timers {
             let key = (what.at_ms, Arc::clone(name), Arc::clone(timer));
@@ -390,7 +437,7 @@ impl Book {
         self.digest.add(pending_record(name, number, &pending));
         instance.queued += usize::from(matches!(pending, Pending::Call { .. }));
         instance.pending.insert(number, Arc::new(pending));
-        if instance.runs() {
+        if instance.is_busy() {
             self.busy.insert(Arc::clone(name));
         }
     }
@@ -405,7 +452,7 @@ impl Book {
         let Some(pending) = instance.pending.remove(&number) else { return };
         instance.queued -= usize::from(matches!(*pending, Pending::Call { .. }));
         self.digest.sub(pending_record(name, number, &pending));
-        if instance.pending.is_empty() {
+        if !instance.is_busy() {
             self.busy.remove(name);
         }
     }
@@ -413,6 +460,125 @@ impl Book {
     /// Running instances that have something to run, in order.
     pub(crate) fn busy(&self) -> Vec<Arc<str>> {
         self.busy.iter().cloned().collect()
+    }
+
+    // ---- migrations
+
+    /// The facts of a migration and all its steps.
+    fn migration_term(name: &str, migration: &Migration) -> Digest {
+        let mut sum = record(b'g', &name, &migration.facts);
+        migration.steps.iter().for_each(|(number, step)| sum.add(Self::step_term(name, *number, step)));
+        sum
+    }
+
+    fn step_term(name: &str, number: u64, step: &Step) -> Digest {
+        record(b'G', &(name, number), step)
+    }
+
+    /// Changes the facts of a migration, or forgets its steps.
+    fn update_migration(&mut self, name: &str, change: impl FnOnce(&mut Migration)) {
+        let Some(instance) = self.instances.get_mut(name).map(Arc::make_mut) else { return };
+        let Some(migration) = instance.migration.as_mut().map(Arc::make_mut) else { return };
+        self.digest.sub(Self::migration_term(name, migration));
+        change(migration);
+        self.digest.add(Self::migration_term(name, migration));
+    }
+
+    pub(crate) fn begin_migration(&mut self, name: &str, facts: MigrationFacts) {
+        self.put_migration(name, Migration::new(facts));
+        self.update(name, |core| core.status = Status::Migrating);
+    }
+
+    fn put_migration(&mut self, name: &str, migration: Migration) {
+        self.end_migration(name);
+        let Some(instance) = self.instances.get_mut(name).map(Arc::make_mut) else { return };
+        self.digest.add(Self::migration_term(name, &migration));
+        instance.migration = Some(Arc::new(migration));
+    }
+
+    /// Takes a migration away, or what is left of one. The status is its caller's affair.
+    pub(crate) fn end_migration(&mut self, name: &str) -> Option<Arc<Migration>> {
+        let migration = self.instances.get_mut(name).map(Arc::make_mut)?.migration.take()?;
+        self.digest.sub(Self::migration_term(name, &migration));
+        Some(migration)
+    }
+
+    /// A migration came to nothing: the instance is what it was.
+    pub(crate) fn fail_migration(&mut self, name: &str, failure: Failure) {
+        let code = failure.code;
+        self.update_migration(name, |migration| {
+            migration.clear();
+            migration.facts.failure = Some(failure);
+        });
+        let was = self.instances.get(name).and_then(|instance| Some(instance.migration.as_ref()?.facts.was));
+        self.update(name, |core| {
+            core.status = was.unwrap_or(core.status);
+            core.last_fault = Some(code);
+        });
+    }
+
+    /// Keeps what a step did. `size`: its effects and their bytes.
+    pub(crate) fn put_step(&mut self, name: &str, step: Step, size: (u64, u64), cursor: Option<Bytes>, draft: Tree) {
+        let Some(instance) = self.instances.get_mut(name).map(Arc::make_mut) else { return };
+        let Some(mut shared) = instance.migration.take() else { return };
+        let migration = Arc::make_mut(&mut shared);
+        self.digest.sub(record(b'g', &name, &migration.facts));
+        migration.facts.steps += 1;
+        migration.facts.cursor = cursor;
+        migration.facts.writes += size.0;
+        migration.facts.bytes += size.1;
+        self.digest.add(record(b'g', &name, &migration.facts));
+        if !step.effects.is_empty() {
+            self.digest.add(Self::step_term(name, migration.facts.steps, &step));
+            migration.push(migration.facts.steps, step, instance);
+        }
+        migration.set_draft(draft);
+        instance.migration = Some(shared);
+    }
+
+    pub(crate) fn set_draft(&mut self, name: &str, draft: Tree) {
+        self.update_migration(name, |migration| migration.set_draft(draft));
+    }
+
+    pub(crate) fn has_migrations(&self) -> bool {
+        !self.migrating.is_empty()
+    }
+
+    /// Instances whose migration is under way, in order.
+    pub(crate) fn migrating(&self) -> Vec<Arc<str>> {
+        self.migrating.iter().cloned().collect()
+    }
+
+    /// Something that the steps of a migration may have read is another now: it begins anew.
+    pub(crate) fn disturb(&mut self, name: &str) {
+        if !self.migrating.contains(name) {
+            return;
+        }
+        self.update_migration(name, |migration| {
+            migration.facts.restarts += u64::from(migration.has_begun());
+            migration.clear();
+        });
+    }
+
+    /// The same for the instance to which a changed znode belongs. What is only told changes nothing.
+    pub(crate) fn disturb_at(&mut self, kind: EventKind, path: &str) {
+        if kind == EventKind::Emitted {
+            return;
+        }
+        let below = path.strip_prefix(RECIPES_ROOT).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(name) = below.and_then(|below| below.split('/').next()) {
+            self.disturb(name);
+        }
+    }
+
+    /// The same where a draft has znodes of a session that ends.
+    pub(crate) fn disturb_of(&mut self, session: SessionId) {
+        for name in self.migrating() {
+            let migration = self.instances.get(&name).and_then(|instance| instance.migration.as_ref());
+            if migration.is_some_and(|migration| migration.owns(session)) {
+                self.disturb(&name);
+            }
+        }
     }
 
     // ---- timers
@@ -501,6 +667,7 @@ impl Book {
         self.remove_ticket(key);
         self.digest.add(Self::ticket_term(&ticket));
         if let TicketState::Parked { id, park } = &ticket.state {
+            self.disturb(&ticket.instance);
             self.parked.insert(*id, key);
             if let Some(at) = park.deadline_ms {
                 self.deadlines.insert((at, *id));
@@ -517,6 +684,7 @@ impl Book {
         let ticket = self.tickets.remove(&key)?;
         self.digest.sub(Self::ticket_term(&ticket));
         if let TicketState::Parked { id, park } = &ticket.state {
+            self.disturb(&ticket.instance);
             self.parked.remove(id);
             if let Some(at) = park.deadline_ms {
                 self.deadlines.remove(&(at, *id));
@@ -585,13 +753,14 @@ impl Book {
     ///
     /// Errors: a sentence about the first that contradicts another.
     pub(crate) fn restore(records: Restored) -> Result<Self, String> {
-        let Restored { epoch, plugins, upload, instances, tickets, notes } = records;
-        let mut book = Self { epoch, ..Self::default() };
+        let Restored { epoch, plugins, upload, instances, tickets, notes, keys } = records;
+        let mut book = Self { epoch, keys, ..Self::default() };
         for (id, plugin) in plugins {
             book.put_plugin(id, plugin);
         }
         book.set_upload(upload);
-        for (name, core, timers, pending) in instances {
+        let mut migrations = Vec::new();
+        for RestoredInstance { name, core, timers, pending, migration } in instances {
             if book.instances.contains_key(&name) {
                 return Err(format!("instance {name} is there twice"));
             }
@@ -602,9 +771,23 @@ impl Book {
             for (number, one) in pending {
                 book.insert_pending(&name, number, one);
             }
+            migrations.extend(migration.map(|migration| (name, migration)));
         }
         for ticket in tickets {
             book.put_ticket(ticket);
+        }
+        // Behind the parked calls, which disturb them.
+        for (name, (facts, steps)) in migrations {
+            let Some((_, instance)) = book.instance(&name) else { continue };
+            let mut migration = Migration::new(facts);
+            for (number, step) in steps {
+                if number > migration.facts.steps || migration.steps.get_max().is_some_and(|(last, _)| *last >= number)
+                {
+                    return Err(format!("the migration of instance {name}: step {number} is out of order"));
+                }
+                migration.push(number, step, instance);
+            }
+            book.put_migration(&name, migration);
         }
         for (key, note) in notes {
             book.digest.add(Self::note_term(&key, &note));
@@ -616,13 +799,15 @@ impl Book {
     }
 
     pub(crate) fn recompute_digest(&self) -> Digest {
-        let mut fresh = Self { epoch: self.epoch, upload: self.upload.clone(), ..Self::default() };
+        let (keys, upload) = (self.keys.clone(), self.upload.clone());
+        let mut fresh = Self { epoch: self.epoch, keys, upload, ..Self::default() };
         let mut sum = Digest::default();
         self.plugins.iter().for_each(|(id, plugin)| sum.add(Self::plugin_term(*id, plugin)));
         for (name, instance) in &self.instances {
             sum.add(Self::core_term(name, &instance.core));
             instance.timers.iter().for_each(|(timer, what)| sum.add(Self::timer_term(name, timer, what)));
             instance.pending.iter().for_each(|(number, one)| sum.add(pending_record(name, *number, one)));
+            instance.migration.iter().for_each(|migration| sum.add(Self::migration_term(name, migration)));
         }
         self.tickets.values().for_each(|ticket| sum.add(Self::ticket_term(ticket)));
         self.notes.iter().for_each(|(key, note)| sum.add(Self::note_term(key, note)));
@@ -634,6 +819,7 @@ impl Book {
     pub(crate) fn invariants(&self) -> Result<(), String> {
         let (mut parked, mut deadlines, mut due, mut busy) =
             (OrdMap::new(), OrdSet::new(), OrdSet::new(), OrdSet::new());
+        let mut migrating = OrdSet::new();
         let mut by_instance: OrdMap<Arc<str>, OrdSet<Zxid>> = OrdMap::new();
         for (key, ticket) in &self.tickets {
             if *key != (ticket.session, ticket.seq) {
@@ -659,6 +845,15 @@ impl Book {
                     busy.insert(Arc::clone(name));
                 }
             }
+            let under_way = instance.migration.as_ref().filter(|migration| migration.is_under_way());
+            if under_way.is_some() != instance.migrates() {
+                return Err(format!("instance {name}: its status is {:?}", instance.core.status));
+            }
+            if let Some(migration) = under_way {
+                migrating.insert(Arc::clone(name));
+                busy.insert(Arc::clone(name));
+                self.check_migration(name, instance, migration)?;
+            }
             let queued = instance.pending.values().filter(|one| matches!(***one, Pending::Call { .. })).count();
             if queued != instance.queued || instance.core.faults > FAULTS_MAX {
                 return Err(format!("instance {name}: {queued} calls wait, counted {}", instance.queued));
@@ -670,10 +865,30 @@ impl Book {
         if let Some((stray, _)) = by_instance.get_min() {
             return Err(format!("parked calls of {stray}, which is no instance"));
         }
-        if (parked, deadlines, due, busy)
-            != (self.parked.clone(), self.deadlines.clone(), self.due.clone(), self.busy.clone())
-        {
+        let kept = (self.parked.clone(), self.deadlines.clone(), self.due.clone(), self.busy.clone());
+        if (parked, deadlines, due, busy) != kept || migrating != self.migrating {
             return Err("the indexes of recipes are not those of their records".into());
+        }
+        Ok(())
+    }
+
+    /// Checks what is kept of a migration's steps against them.
+    fn check_migration(&self, name: &str, instance: &Instance, migration: &Migration) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("the migration of instance {name}: {what}"));
+        let facts = &migration.facts;
+        if !self.plugins.contains_key(&facts.to) {
+            return wrong("its component is not installed");
+        }
+        let mut again = Migration::new(facts.clone());
+        for (number, step) in &migration.steps {
+            again.push(*number, (**step).clone(), instance);
+        }
+        if again.earlier() != migration.earlier() || again.owners() != migration.owners() {
+            return wrong("what is kept of its steps is not what they did");
+        }
+        let effects: usize = migration.steps.values().map(|step| step.effects.len()).sum();
+        if effects as u64 != facts.writes || facts.was == Status::Migrating {
+            return wrong("its facts contradict its steps");
         }
         Ok(())
     }
@@ -709,8 +924,20 @@ pub(crate) struct Restored {
     pub(crate) epoch: u32,
     pub(crate) plugins: Vec<(PluginId, Plugin)>,
     pub(crate) upload: Option<Upload>,
-    #[allow(clippy::type_complexity)] // it stands here and in the reader, nowhere else
-    pub(crate) instances: Vec<(Arc<str>, InstanceFacts, Vec<(Arc<str>, Timer)>, Vec<(u64, Pending)>)>,
+    pub(crate) instances: Vec<RestoredInstance>,
     pub(crate) tickets: Vec<Ticket>,
     pub(crate) notes: Vec<(NoteKey, Note)>,
+    pub(crate) keys: OrdSet<Key>,
 }
+
+/// One instance of it.
+pub(crate) struct RestoredInstance {
+    pub(crate) name: Arc<str>,
+    pub(crate) core: InstanceFacts,
+    pub(crate) timers: Vec<(Arc<str>, Timer)>,
+    pub(crate) pending: Vec<(u64, Pending)>,
+    pub(crate) migration: Option<RestoredMigration>,
+}
+
+/// What it has of a migration: the facts, and the steps by their numbers.
+pub(crate) type RestoredMigration = (MigrationFacts, Vec<(u64, Step)>);

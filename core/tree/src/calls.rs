@@ -5,6 +5,9 @@
 //! what does not fit stays in the state and is run by a later [`crate::Body::Wake`], which the leader proposes while
 //! there is something to run. One call runs per entry at most, so the entry's zxid names it.
 //!
+//! An activation that changes the layout of the state runs the new component's migration (`migration.rs`), in this entry
+//! and, where it does not fit, in later ones.
+//!
 //! A hook that fails changes nothing, stays first in its instance's queue and is tried again; after [`FAULTS_MAX`]
 //! failures in a row the instance is suspended. A call that fails is its caller's affair alone.
 //!
@@ -20,16 +23,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     applied::{Applied, Subject},
-    book::{InstanceFacts, Note, Pending, Plugin, RECIPES_ROOT, Status, Ticket, TicketState, Timer, Upload},
+    book::{Instance, InstanceFacts, Note, Pending, Plugin, RECIPES_ROOT, Status, Ticket, TicketState, Timer, Upload},
     command::{Caller, RecipeOrder},
     edit::{Changed, Edit},
+    migration::MigrationFacts,
     query::View,
     recipe::{
-        CloseReason, Done, ENTRY_FUEL, ENTRY_RUNS, Export, FAULTS_MAX, HOOK_PORTION, LostCall, LostReason, NodeFault,
-        Park, RUN_FUEL, Recipes, Stop,
+        CURSOR_MAX_BYTES, CloseReason, Done, ENTRY_FUEL, ENTRY_RUNS, Export, FAULTS_MAX, HOOK_PORTION, LostCall,
+        LostReason, NodeFault, Park, RUN_FUEL, Recipes, Stop,
     },
     scope::{CallerView, Child, Effect, Mode, Moment, NOTE_MAX_BYTES, Scope, clip},
-    state::State,
+    state::{Meta, State},
+    trust::{self, Distrust},
 };
 
 /// One entry at work.
@@ -52,6 +57,15 @@ impl<'a> Turn<'a> {
     /// Whether another run has all the fuel that a run may need.
     fn may_run(&self) -> bool {
         self.fuel >= RUN_FUEL && self.runs < ENTRY_RUNS
+    }
+
+    /// Counts one run, and says what the entry says of it.
+    pub(crate) fn next_moment(&mut self, meta: &Meta, caller: Option<CallerView>) -> Moment {
+        self.runs += 1;
+        // One sequence of numbers for each run of each entry.
+        let seed =
+            self.seed ^ meta.last_zxid.0.rotate_left(32) ^ u64::from(self.runs).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Moment { zxid: meta.last_zxid, wall_ms: meta.wall_ms, tick_ms: meta.tick_ms, seed, caller }
     }
 }
 
@@ -76,7 +90,7 @@ fn valid_name(name: &str) -> bool {
     (1..=limits::INSTANCE_NAME_MAX_BYTES).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
 }
 
-fn failed(code: Code, detail: impl Into<String>) -> Failure {
+pub(crate) fn failed(code: Code, detail: impl Into<String>) -> Failure {
     let mut detail = detail.into();
     clip(&mut detail);
     Failure { code, detail }
@@ -103,7 +117,7 @@ impl State {
         // What ran may have been the last fault that the instance is allowed.
         self.callable(&call.instance, &call.method, &caller.identities)?;
         let Some((name, instance)) = self.book.instance(&call.instance) else { return Err(Code::UnknownInstance) };
-        let (name, waits) = (Arc::clone(name), !instance.pending.is_empty());
+        let (name, waits) = (Arc::clone(name), instance.migrates() || !instance.pending.is_empty());
         let view = CallerView { session: caller.session, principal: principal(&caller.identities), cxid: caller.seq };
         if waits || turn.called || !turn.may_run() {
             if instance.queued >= limits::QUEUED_CALLS_MAX {
@@ -116,7 +130,7 @@ impl State {
             return Ok(Reply::Parked);
         }
         let export = Export::Call { method: call.method.clone(), args: call.args.clone() };
-        match self.run(&name, None, &export, Some(view), turn, applied) {
+        match self.run(&name, &export, Some(view), turn, applied) {
             Ok(Done::Park(park)) => {
                 let state = TicketState::Parked { id: self.meta.last_zxid, park };
                 self.book.put_ticket(Ticket { session: caller.session, seq: caller.seq, instance: name, state });
@@ -181,6 +195,7 @@ impl State {
         }
         let mut told = Vec::new();
         for &session in sessions {
+            self.book.disturb_of(session);
             let mut touched: std::collections::BTreeMap<Arc<str>, (Vec<Child>, Vec<LostCall>)> = Default::default();
             for path in self.tree.ephemerals(session).into_iter().flatten() {
                 let Some(below) = path.strip_prefix(RECIPES_ROOT).and_then(|rest| rest.strip_prefix('/')) else {
@@ -238,13 +253,19 @@ impl State {
     /// entry.
     fn run_one(&mut self, name: &str, turn: &mut Turn<'_>, applied: &mut Applied) -> bool {
         let Some((name, instance)) = self.book.instance(name) else { return false };
-        if !instance.runs() || !turn.may_run() {
+        let migrates = instance.migrates();
+        if !(migrates || instance.runs()) || !turn.may_run() {
             return false;
         }
-        let name = Arc::clone(name);
+        let (name, tells_old) = (Arc::clone(name), instance.tells_old());
+        if migrates && !tells_old {
+            self.step(&name, turn, applied);
+            return true;
+        }
+        self.book.disturb(&name);
         let Some((number, pending)) = self.book.first_pending(&name) else { return false };
         match &*pending {
-            Pending::Hook(export) => match self.run(&name, None, export, None, turn, applied) {
+            Pending::Hook(export) => match self.run(&name, export, None, turn, applied) {
                 Ok(_) => {
                     self.book.remove_pending(&name, number);
                     self.mend(&name, turn);
@@ -267,7 +288,7 @@ impl State {
                 }
                 self.book.remove_pending(&name, number);
                 let export = Export::Call { method, args };
-                match self.run(&name, None, &export, Some(caller), turn, applied) {
+                match self.run(&name, &export, Some(caller), turn, applied) {
                     Ok(Done::Park(park)) => {
                         let state = TicketState::Parked { id: self.meta.last_zxid, park };
                         self.book.put_ticket(Ticket { session, seq, instance: name, state });
@@ -279,36 +300,22 @@ impl State {
         }
     }
 
-    /// One run of one export, with all that it does if it succeeds. `plugin`: another component than the instance's
-    /// own.
+    /// One run of one export of the instance's component, with all that it does if it succeeds.
     ///
-    /// Before: the instance has a component. A fault of this node ends the process (rules.md 25).
+    /// Before: the instance has a component.
     fn run(
         &mut self,
         name: &str,
-        plugin: Option<PluginId>,
         export: &Export,
         caller: Option<CallerView>,
         turn: &mut Turn<'_>,
         applied: &mut Applied,
     ) -> Result<Done, Stop> {
-        let epoch = self.book.epoch();
-        assert!(
-            turn.recipes.epochs().contains(&epoch),
-            "this build cannot run engine epoch {epoch}; use the one that can"
-        );
         let (name, instance) = self.book.instance(name).expect("its caller has looked");
         let (name, instance) = (Arc::clone(name), Arc::clone(instance));
-        let id = plugin.or(instance.core.plugin).expect("an instance that runs has a component");
-        let component = Arc::clone(self.book.plugin(id).expect("a component in use stays installed"));
-        turn.runs += 1;
+        let id = instance.core.plugin.expect("an instance that runs has a component");
         turn.called |= matches!(export, Export::Call { .. });
-        // One sequence of numbers for each run of each entry.
-        let seed = turn.seed
-            ^ self.meta.last_zxid.0.rotate_left(32)
-            ^ u64::from(turn.runs).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let moment =
-            Moment { zxid: self.meta.last_zxid, wall_ms: self.meta.wall_ms, tick_ms: self.meta.tick_ms, seed, caller };
+        let moment = turn.next_moment(&self.meta, caller);
         let before = turn.changes.len();
         let scope = Scope::new(
             Mode::Write,
@@ -319,10 +326,7 @@ impl State {
             moment,
             std::mem::take(&mut turn.changes),
         );
-        let (mut scope, ran) = turn.recipes.run(id, &component.component, export, scope);
-        let ran = ran.unwrap_or_else(|fault| panic!("{fault}; component {id}, instance {name}"));
-        turn.fuel = turn.fuel.saturating_sub(ran.fuel);
-        let result = ran.result.and_then(|done| self.fits(&name, &component, export, done));
+        let (mut scope, result) = self.launch(&name, id, export, scope, turn);
         if result.is_err() {
             scope.take_back(before);
         }
@@ -332,19 +336,45 @@ impl State {
         for effect in effects {
             self.perform(&name, effect, turn, applied);
         }
-        result.map_err(|stop| match stop {
+        result
+    }
+
+    /// Has an export run in a scope; what it did is in there.
+    ///
+    /// A fault of this node ends the process (rules.md 25).
+    pub(crate) fn launch(
+        &self,
+        name: &str,
+        id: PluginId,
+        export: &Export,
+        scope: Scope,
+        turn: &mut Turn<'_>,
+    ) -> (Scope, Result<Done, Stop>) {
+        let epoch = self.book.epoch();
+        assert!(
+            turn.recipes.epochs().contains(&epoch),
+            "this build cannot run engine epoch {epoch}; use the one that can"
+        );
+        let plugin = self.book.plugin(id).expect("a component in use stays installed");
+        let (scope, ran) = turn.recipes.run(id, &plugin.component, export, scope);
+        let ran = ran.unwrap_or_else(|fault| panic!("{fault}; component {id}, instance {name}"));
+        turn.fuel = turn.fuel.saturating_sub(ran.fuel);
+        let result = ran.result.and_then(|done| self.fits(name, plugin, export, done));
+        let result = result.map_err(|stop| match stop {
             Stop::Failure(Failure { code, mut detail }) => {
                 clip(&mut detail);
                 Stop::Failure(Failure { code, detail })
             }
             stop => stop,
-        })
+        });
+        (scope, result)
     }
 
     /// Whether what an export came to keeps its limits.
     fn fits(&self, name: &str, plugin: &Plugin, export: &Export, done: Done) -> Result<Done, Stop> {
         match &done {
             Done::Reply(reply) if reply.len() > limits::CALL_REPLY_MAX_BYTES => Err(Stop::Limit),
+            Done::More(cursor) if cursor.len() > CURSOR_MAX_BYTES => Err(Stop::Limit),
             Done::Park(park) => {
                 let may_park = match export {
                     Export::Call { method, .. } => {
@@ -367,7 +397,7 @@ impl State {
     }
 
     /// One effect of a run that succeeded.
-    fn perform(&mut self, name: &Arc<str>, effect: Effect, turn: &mut Turn<'_>, applied: &mut Applied) {
+    pub(crate) fn perform(&mut self, name: &Arc<str>, effect: Effect, turn: &mut Turn<'_>, applied: &mut Applied) {
         match effect {
             // In the tree already.
             Effect::Create { .. } | Effect::Set { .. } | Effect::Delete { .. } => {}
@@ -427,9 +457,9 @@ impl State {
     }
 
     /// Calls that wait to run are told why they never will, where the instance runs no more.
-    fn answer_queued(&mut self, name: &str, code: Code, applied: &mut Applied) {
+    pub(crate) fn answer_queued(&mut self, name: &str, code: Code, applied: &mut Applied) {
         let Some((_, instance)) = self.book.instance(name) else { return };
-        if instance.runs() || instance.queued == 0 {
+        if instance.runs() || instance.migrates() || instance.queued == 0 {
             return;
         }
         let calls: Vec<(u64, (SessionId, u64))> = instance
@@ -489,7 +519,25 @@ impl State {
                     total: *total,
                     bytes: Vec::new(),
                 };
-                self.put_plugin(upload, *offset, bytes, turn)
+                self.put_plugin(upload, *offset, bytes, &[], turn)
+            }
+            RecipeOrder::PutSigned { signature, plugin, author, descriptor, offset, total, bytes } => {
+                let upload = Upload {
+                    plugin: *plugin,
+                    author: *author,
+                    descriptor: descriptor.clone(),
+                    total: *total,
+                    bytes: Vec::new(),
+                };
+                self.put_plugin(upload, *offset, bytes, signature, turn)
+            }
+            RecipeOrder::Trust { keys } => {
+                if keys.len() > trust::KEYS_MAX {
+                    let (count, limit) = (keys.len(), trust::KEYS_MAX);
+                    return Err(failed(Code::LimitExceeded, format!("{count} trusted keys, limit {limit}")));
+                }
+                self.book.set_keys(keys.iter().copied().collect());
+                Ok(())
             }
             RecipeOrder::RemovePlugin { plugin } => {
                 if self.book.needs(*plugin) {
@@ -508,18 +556,23 @@ impl State {
                 })
             }
             RecipeOrder::Suspend { instance } => {
-                let status = self.status_of(instance)?;
-                if status == Status::Inactive {
+                self.status_of(instance)?;
+                if self.book.instance(instance).is_some_and(|(_, found)| found.core.plugin.is_none()) {
                     return Err(Code::Inactive.into());
                 }
+                self.stop_migration(instance, applied);
                 self.book.update(instance, |core| core.status = Status::Suspended);
                 self.answer_queued(instance, Code::Suspended, applied);
                 self.show_status(instance, turn);
                 Ok(())
             }
             RecipeOrder::Resume { instance } => {
-                if self.status_of(instance)? == Status::Inactive {
-                    return Err(Code::Inactive.into());
+                match self.status_of(instance)? {
+                    Status::Inactive => return Err(Code::Inactive.into()),
+                    Status::Migrating => {
+                        return Err(failed(Code::Conflict, "it is migrating, and takes calls when that has ended"));
+                    }
+                    Status::Active | Status::Suspended => {}
                 }
                 self.book.update(instance, |core| {
                     core.status = Status::Active;
@@ -530,6 +583,7 @@ impl State {
             }
             RecipeOrder::Deactivate { instance } => {
                 self.status_of(instance)?;
+                self.stop_migration(instance, applied);
                 self.book.update(instance, |core| {
                     core.previous = core.plugin.take().or(core.previous);
                     core.status = Status::Inactive;
@@ -559,7 +613,7 @@ impl State {
     }
 
     /// Does something of which nothing stays if it fails.
-    fn atomically(
+    pub(crate) fn atomically(
         &mut self,
         turn: &mut Turn<'_>,
         applied: &mut Applied,
@@ -578,11 +632,30 @@ impl State {
         result
     }
 
-    fn put_plugin(&mut self, upload: Upload, offset: u64, bytes: &Bytes, turn: &mut Turn<'_>) -> Result<(), Failure> {
+    fn put_plugin(
+        &mut self,
+        upload: Upload,
+        offset: u64,
+        bytes: &Bytes,
+        signature: &[u8],
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
         let id = upload.plugin;
         if self.book.plugin(id).is_some() {
             return Ok(());
         }
+        // Each piece again: whoever proposed it has looked, or should have.
+        let signed = trust::message(&upload.author, id, &upload.descriptor);
+        let keys: Vec<trust::Key> = self.book.keys().copied().collect();
+        trust::check(&keys, &signed, signature).map_err(|why| {
+            let name = &upload.descriptor.name;
+            let words = match why {
+                Distrust::Unsigned => "is not signed, and the cluster's nodes trust only what is",
+                Distrust::Malformed(_) | Distrust::Wrong(_) => "has a signature that is not of it",
+                Distrust::Stranger(_) => "is signed with a key that the cluster's nodes do not trust",
+            };
+            failed(Code::PluginRefused, format!("{name} {words}; sign it with one of recipes.trusted_keys"))
+        })?;
         if upload.total > limits::PLUGIN_MAX_BYTES as u64 || self.book.plugin_count() >= limits::PLUGINS_MAX {
             return Err(failed(
                 Code::LimitExceeded,
@@ -641,19 +714,45 @@ impl State {
             return self.make_instance(name, plugin, version, config, turn, applied);
         };
         let InstanceFacts { plugin: old, state_version: from, status, .. } = instance.core;
+        if status == Status::Migrating {
+            let to = instance.migration.as_ref().map(|migration| migration.facts.to);
+            if to == Some(plugin) {
+                return Ok(());
+            }
+            if old != Some(plugin) {
+                return Err(failed(
+                    Code::Conflict,
+                    "a migration to another component is under way; let it end, or stop it: roll back, or deactivate",
+                ));
+            }
+            self.stop_migration(name, applied);
+            self.show_status(name, turn);
+            return Ok(());
+        }
         if old == Some(plugin) && status == Status::Active {
             return Ok(());
         }
-        if from != version {
-            if from < installed.descriptor.min_state_version {
-                let oldest = installed.descriptor.min_state_version;
-                return Err(failed(
-                    Code::Conflict,
-                    format!("the instance has state version {from}, the component takes {oldest} or later"),
-                ));
-            }
-            self.migrate(name, plugin, from, turn, applied)?;
+        if from == version {
+            self.moved(name, plugin, version, turn);
+            return Ok(());
         }
+        if from < installed.descriptor.min_state_version {
+            let oldest = installed.descriptor.min_state_version;
+            return Err(failed(
+                Code::Conflict,
+                format!("the instance has state version {from}, the component takes {oldest} or later"),
+            ));
+        }
+        self.begin_migration(name, plugin, from, status, turn);
+        self.run_pending(name, turn, applied);
+        // What fails in the entry that asks for it was never begun.
+        let migration = self.book.instance(name).and_then(|(_, instance)| instance.migration.as_ref());
+        migration.and_then(|migration| migration.facts.failure.clone()).map_or(Ok(()), Err)
+    }
+
+    /// An instance has another component, and its state that one's layout.
+    pub(crate) fn moved(&mut self, name: &str, plugin: PluginId, version: u32, turn: &mut Turn<'_>) {
+        self.book.end_migration(name);
         self.book.update(name, |core| {
             if core.plugin != Some(plugin) {
                 core.previous = core.plugin.replace(plugin).or(core.previous).filter(|before| *before != plugin);
@@ -664,14 +763,14 @@ impl State {
             core.last_fault = None;
         });
         self.show_status(name, turn);
-        Ok(())
     }
 
     /// Installs a component outside of the log and, where the instance is there and has one, moves it there: for a state
     /// on which a recording is tried, never for a node's.
     ///
-    /// After:  an instance that was suspended still is. `last_zxid` stays, the history tells nothing.
-    /// Errors: as an activation's; then the instance has what it had.
+    /// After:  an instance that was suspended still is; of a migration that was under way nothing is left. `last_zxid`
+    ///         stays, the history tells nothing.
+    /// Errors: as an activation's, and its migration's; then all is what it was.
     pub fn try_component(
         &mut self,
         instance: &str,
@@ -682,38 +781,40 @@ impl State {
         if self.book.plugin(id).is_none() {
             self.book.put_plugin(id, plugin);
         }
-        let Some(status) = self.book.instance(instance).map(|(_, found)| found.core.status) else { return Ok(()) };
-        if status == Status::Inactive {
+        let before = self.clone();
+        let (mut turn, mut applied) = (Turn::new(recipes, 0), Applied::default());
+        self.stop_migration(instance, &mut applied);
+        let Some((_, found)) = self.book.instance(instance) else { return Ok(()) };
+        let status = found.core.status;
+        if status == Status::Inactive || found.core.plugin == Some(id) {
             return Ok(());
         }
-        let (mut turn, mut applied) = (Turn::new(recipes, 0), Applied::default());
-        self.atomically(&mut turn, &mut applied, |state, turn, applied| {
-            state.activate(instance, id, &Bytes::new(), turn, applied)
-        })?;
-        self.book.update(instance, |core| core.status = status);
-        Ok(())
+        // Of one that does not run nothing is run on the way: what waits is told by the entries that told it.
+        self.book.update(instance, |core| core.status = Status::Suspended);
+        let moved = self
+            .activate(instance, id, &Bytes::new(), &mut turn, &mut applied)
+            .and_then(|()| self.finish_migration(instance, recipes));
+        match moved {
+            Ok(()) => self.book.update(instance, |core| core.status = status),
+            Err(_) => *self = before,
+        }
+        moved
     }
 
-    /// Brings an instance's state to another component's version, in this entry.
-    fn migrate(
-        &mut self,
-        name: &str,
-        plugin: PluginId,
-        from: u32,
-        turn: &mut Turn<'_>,
-        applied: &mut Applied,
-    ) -> Result<(), Failure> {
-        let mut cursor = None;
-        loop {
-            if !turn.may_run() {
-                return Err(failed(Code::OutOfFuel, "the migration takes more than one entry's fuel"));
-            }
-            match self.run(name, Some(plugin), &Export::Migrate { from, cursor }, None, turn, applied) {
-                Ok(Done::More(next)) => cursor = Some(next),
-                Ok(_) => return Ok(()),
-                Err(stop) => return Err(stop.failure()),
-            }
+    /// Runs an instance's migration to its end, outside of the log, as [`State::try_component`] does.
+    ///
+    /// Errors: why it failed.
+    pub fn finish_migration(&mut self, instance: &str, recipes: &dyn Recipes) -> Result<(), Failure> {
+        let found = |state: &Self| state.book.instance(instance).map(|(_, found)| Arc::clone(found));
+        if !found(self).is_some_and(|found| found.migrates()) {
+            return Ok(());
         }
+        while found(self).is_some_and(|found| found.migrates()) {
+            let (mut turn, mut applied) = (Turn::new(recipes, 0), Applied::default());
+            self.run_one(instance, &mut turn, &mut applied);
+        }
+        let migration = found(self).and_then(|found| found.migration.clone());
+        migration.and_then(|migration| migration.facts.failure.clone()).map_or(Ok(()), Err)
     }
 
     fn make_instance(
@@ -761,7 +862,7 @@ impl State {
         };
         self.book.add_instance(name.into(), facts);
         self.show_status(name, turn);
-        self.run(name, None, &Export::Init, None, turn, applied).map_err(Stop::failure)?;
+        self.run(name, &Export::Init, None, turn, applied).map_err(Stop::failure)?;
         Ok(())
     }
 
@@ -780,14 +881,16 @@ impl State {
     }
 
     /// Writes an instance's status where people and programs can read it.
-    fn show_status(&mut self, name: &str, turn: &mut Turn<'_>) {
+    pub(crate) fn show_status(&mut self, name: &str, turn: &mut Turn<'_>) {
         let Some((_, instance)) = self.book.instance(name) else { return };
         let InstanceFacts { root, plugin, state_version, faults, last_fault, .. } = &instance.core;
+        let migration = instance.migration.as_ref().filter(|migration| migration.is_under_way());
         let text = format!(
-            r#"{{"status":"{}","plugin":"{}","state_version":{state_version},"faults":{faults},"last_fault":"{}"}}"#,
+            r#"{{"status":"{}","plugin":"{}","state_version":{state_version},"faults":{faults},"last_fault":"{}"{}}}"#,
             instance.core.status_name(),
             plugin.map(|plugin| plugin.to_string()).unwrap_or_default(),
             last_fault.map(Code::name).unwrap_or_default(),
+            migration.map(|it| format!(r#","migrating_to":"{}""#, it.facts.to)).unwrap_or_default(),
         );
         let path = format!("{root}/status");
         // Only a quota refuses it, and then the status is what `describe` says.
@@ -814,9 +917,19 @@ impl State {
         self.book.epoch_set()
     }
 
+    /// Keys whose signatures are trusted, in order; none: components need no signature.
+    pub fn trusted_keys(&self) -> Vec<trust::Key> {
+        self.book.keys().copied().collect()
+    }
+
     /// Whether a component is installed.
     pub fn has_plugin(&self, plugin: PluginId) -> bool {
         self.book.plugin(plugin).is_some()
+    }
+
+    /// An instance.
+    pub fn instance(&self, name: &str) -> Option<InstanceInfo> {
+        self.book.instance(name).map(|(name, instance)| InstanceInfo::of(name, instance))
     }
 
     /// Answers of a session's parked calls that are not acknowledged, by their numbers.
@@ -842,7 +955,7 @@ impl State {
 fn callable(
     tree: &crate::tree::Tree,
     book: &crate::book::Book,
-    instance: &crate::book::Instance,
+    instance: &Instance,
     method: &str,
     identities: &[Identity],
 ) -> Result<(PluginId, Arc<Plugin>), Code> {
@@ -850,6 +963,8 @@ fn callable(
         Status::Active => {}
         Status::Suspended => return Err(Code::Suspended),
         Status::Inactive => return Err(Code::Inactive),
+        // What it had goes on, and its calls wait.
+        Status::Migrating => {}
     }
     let root = tree.get(&instance.core.root).ok_or(Code::UnknownInstance)?;
     if !crate::acl::allows(&root.acl.entries, identities, quorate_model::Permissions::READ) {
@@ -876,16 +991,32 @@ pub struct InstanceInfo {
     pub timers: usize,
     /// Hooks and calls that wait to be run.
     pub pending: usize,
+    /// Its migration that is under way, or the last one if it failed.
+    pub migration: Option<MigrationFacts>,
+}
+
+impl InstanceInfo {
+    fn of(name: &str, instance: &Instance) -> Self {
+        Self {
+            name: name.to_owned(),
+            facts: instance.core.clone(),
+            parked: instance.parked.len(),
+            timers: instance.timers.len(),
+            pending: instance.pending.len(),
+            migration: instance.migration.as_ref().map(|migration| migration.facts.clone()),
+        }
+    }
 }
 
 impl InstanceFacts {
-    /// The status in one word: `active`, `degraded` (hooks fail and are tried again), `suspended`, `inactive`.
+    /// The status in one word: `active`, `degraded` (hooks fail and are tried again), `suspended`, `inactive`, `migrating`.
     pub fn status_name(&self) -> &'static str {
         match self.status {
             Status::Active if self.faults > 0 => "degraded",
             Status::Active => "active",
             Status::Suspended => "suspended",
             Status::Inactive => "inactive",
+            Status::Migrating => "migrating",
         }
     }
 }
@@ -944,13 +1075,7 @@ impl View {
 
     /// All instances, by name.
     pub fn instances(&self) -> impl Iterator<Item = InstanceInfo> {
-        self.book.instances().map(|(name, instance)| InstanceInfo {
-            name: name.to_string(),
-            facts: instance.core.clone(),
-            parked: instance.parked.len(),
-            timers: instance.timers.len(),
-            pending: instance.pending.len(),
-        })
+        self.book.instances().map(|(name, instance)| InstanceInfo::of(name, instance))
     }
 
     /// The engine epoch that the log may ask for (rules.md 25); 0 while the standard recipes are not all installed.

@@ -14,7 +14,11 @@ use quorate_model::{Identity, NodeId, PluginId, SessionId, Write, Zxid, limits};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{config::Server, recipe::Descriptor};
+use crate::{
+    config::Server,
+    recipe::Descriptor,
+    trust::{self, Key},
+};
 
 /// Version of the encoding; raised with the feature level, never silently.
 pub const COMMAND_VERSION: u8 = 1;
@@ -206,6 +210,28 @@ pub enum RecipeOrder {
         /// The new one.
         epoch: u32,
     },
+    /// As `PutPlugin`, with a signature.
+    PutSigned {
+        /// The public key and the signature, [`crate::trust::SIGNED_BYTES`]; the same with every piece.
+        signature: Bytes,
+        /// The hash of all pieces.
+        plugin: PluginId,
+        /// SHA-256 of what its author gave.
+        author: [u8; 32],
+        /// What it says of itself; the same with every piece.
+        descriptor: Descriptor,
+        /// Where this piece belongs; 0 begins anew.
+        offset: u64,
+        /// Bytes of all pieces.
+        total: u64,
+        /// At most [`limits::PLUGIN_CHUNK_MAX_BYTES`].
+        bytes: Bytes,
+    },
+    /// From now on components are installed only with the signature of one of these; none: with any, or without.
+    Trust {
+        /// At most [`crate::trust::KEYS_MAX`].
+        keys: Vec<Key>,
+    },
 }
 
 /// A decoded command.
@@ -370,7 +396,15 @@ pub fn stamp(bytes: &mut BytesMut, stamp: Stamp) {
 pub fn check_limits(body: &Body) -> Result<(), String> {
     let (caller, write) = match body {
         Body::Write { caller, write } => (caller, write),
-        Body::Recipe { order: RecipeOrder::PutPlugin { bytes, .. }, .. } => {
+        Body::Recipe { order: RecipeOrder::PutSigned { signature, .. }, .. }
+            if signature.len() != trust::SIGNED_BYTES =>
+        {
+            return Err(format!("a signature of {} bytes, expected {}", signature.len(), trust::SIGNED_BYTES));
+        }
+        Body::Recipe { order: RecipeOrder::Trust { keys }, .. } if keys.len() > trust::KEYS_MAX => {
+            return Err(format!("too many trusted keys: {}, limit {}", keys.len(), trust::KEYS_MAX));
+        }
+        Body::Recipe { order: RecipeOrder::PutPlugin { bytes, .. } | RecipeOrder::PutSigned { bytes, .. }, .. } => {
             return match bytes.len() {
                 0..=limits::PLUGIN_CHUNK_MAX_BYTES => Ok(()),
                 size => Err(format!("piece of a component: {size} bytes, limit {}", limits::PLUGIN_CHUNK_MAX_BYTES)),

@@ -14,6 +14,7 @@
 //! | know who may do what | [`acl`] |
 //! | know why nothing is done twice | `session.rs` |
 //! | follow a call of a recipe | `calls.rs`, then [`recipe::Scope`]; [`recipe::Recipes`] is the port to the engine |
+//! | follow an instance to another layout of its state | `migration.rs` |
 //! | know who is told of a change | [`watch`], [`History`] |
 //! | save, send or check a state | [`snapshot`], docs/snapshot-format.md |
 //!
@@ -59,6 +60,7 @@ mod edit;
 #[cfg(feature = "generate")]
 pub mod generate;
 mod history;
+mod migration;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 mod query;
@@ -69,6 +71,7 @@ mod session;
 pub mod snapshot;
 mod state;
 mod tree;
+pub mod trust;
 pub mod watch;
 mod znode;
 

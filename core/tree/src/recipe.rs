@@ -13,12 +13,13 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
-use quorate_model::{Code, Failure, PluginId, SessionId, Zxid};
+use quorate_model::{Code, Failure, PluginId, SessionId, Zxid, limits};
 use serde::{Deserialize, Serialize};
 
 pub use crate::{
     book::{InstanceFacts, Plugin, RECIPES_ROOT, Status},
     calls::InstanceInfo,
+    migration::MigrationFacts,
     scope::{CallerView, Child, Effect, Lifetime, Node, OverLimit, ParkedCall, Scope, TimerError, TreeError},
 };
 
@@ -39,6 +40,18 @@ pub const HOOK_PORTION: usize = 32;
 
 /// Hooks of an instance that fail so often in a row suspend it.
 pub const FAULTS_MAX: u32 = 5;
+
+/// Steps of one migration, those included that it had to do again: a migration that goes nowhere ends.
+pub const MIGRATION_STEPS_MAX: u64 = 100_000;
+
+/// Effects of one migration. They happen in one entry, and the history holds as many changes.
+pub const MIGRATION_WRITES_MAX: u64 = limits::HISTORY_MAX_CHANGES as u64;
+
+/// Bytes of these effects: they are kept in memory and in snapshots until the last step.
+pub const MIGRATION_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Greatest cursor of a migration, in bytes.
+pub const CURSOR_MAX_BYTES: usize = 4 * 1024;
 
 /// Runs components. See the module.
 pub trait Recipes: Send + Sync {

@@ -17,11 +17,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use imbl::{OrdMap, OrdSet};
 use quorate_model::{CallAnswer, Code, SessionId, Stat, Zxid, limits, path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    book::{Book, Instance},
+    book::{Book, Instance, Timer},
     edit::{Changed, Context, Edit, Replaced},
     session::Sessions,
     tree::Tree,
@@ -96,6 +97,17 @@ pub enum Lifetime {
     Ephemeral(SessionId),
     /// Until it has had no write and no children for so many ms.
     Ttl(u64),
+}
+
+impl Lifetime {
+    /// As a znode that is made at this tick has it.
+    pub(crate) fn kind(self, tick_ms: u64) -> Kind {
+        match self {
+            Lifetime::Persistent => Kind::Persistent,
+            Lifetime::Ephemeral(session) => Kind::Ephemeral(session),
+            Lifetime::Ttl(ms) => Kind::Ttl { ttl: TtlMs::new(ms), since: tick_ms },
+        }
+    }
 }
 
 /// A znode as a recipe sees it.
@@ -192,6 +204,52 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Bytes that keeping it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        NODE_BYTES
+            + match self {
+                Effect::Create { path, data, .. } | Effect::Set { path, data } => path.len() + data.len(),
+                Effect::Delete { path } => path.len(),
+                Effect::Complete { answer: Ok(reply), .. } => reply.len(),
+                Effect::Complete { answer: Err(failure), .. } => failure.detail.len(),
+                Effect::SetTimer { name, payload, .. } => name.len() + payload.len(),
+                Effect::CancelTimer { name } => name.len(),
+                Effect::Emit { topic, payload } => topic.len() + payload.len(),
+                Effect::Notify { payload, .. } => payload.len(),
+            }
+    }
+}
+
+/// What runs before this one did and what has not happened yet: the steps of a migration follow each other so.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Earlier {
+    /// Parked calls that they answered.
+    completed: OrdSet<Zxid>,
+    /// Timers that they set, or cancelled.
+    timers: OrdMap<Arc<str>, bool>,
+    /// How many timers there are more by then.
+    timers_more: i64,
+}
+
+impl Earlier {
+    /// Adds an effect; `timers`: those that the instance has.
+    pub(crate) fn note(&mut self, effect: &Effect, timers: &OrdMap<Arc<str>, Arc<Timer>>) {
+        let (name, is_set) = match effect {
+            Effect::Complete { call, .. } => {
+                self.completed.insert(*call);
+                return;
+            }
+            Effect::SetTimer { name, .. } => (name, true),
+            Effect::CancelTimer { name } => (name, false),
+            _ => return,
+        };
+        let was_set = self.timers.get(name).copied().unwrap_or_else(|| timers.contains_key(name));
+        self.timers_more += i64::from(is_set) - i64::from(was_set);
+        self.timers.insert(Arc::clone(name), is_set);
+    }
+}
+
 /// Whose call is run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerView {
@@ -252,6 +310,7 @@ pub struct Scope {
     completed: BTreeSet<Zxid>,
     timers: BTreeMap<Arc<str>, bool>,
     timer_count: usize,
+    earlier: Earlier,
     random: u64,
     budget: Budget,
 }
@@ -284,6 +343,7 @@ impl Scope {
             completed: BTreeSet::new(),
             timers: BTreeMap::new(),
             timer_count,
+            earlier: Earlier::default(),
             random,
             budget: Budget {
                 calls: HOST_CALLS_MAX,
@@ -295,6 +355,12 @@ impl Scope {
                 timers: TIMER_SETS_MAX,
             },
         }
+    }
+
+    /// Sees what earlier runs did, beside what they did to the tree.
+    pub(crate) fn follow(&mut self, earlier: Earlier) {
+        self.timer_count = self.timer_count.saturating_add_signed(earlier.timers_more as isize);
+        self.earlier = earlier;
     }
 
     /// For `describe`, which sees nothing: every question ends the run.
@@ -487,11 +553,9 @@ impl Scope {
         life: Lifetime,
     ) -> Result<(Arc<str>, Stat), TreeError> {
         let kind = match life {
-            Lifetime::Persistent => Kind::Persistent,
             Lifetime::Ephemeral(session) if self.sessions.get(session).is_none() => return Err(TreeError::NoSession),
-            Lifetime::Ephemeral(session) => Kind::Ephemeral(session),
             Lifetime::Ttl(ms) if !(1..=limits::TTL_MAX_MS).contains(&ms) => return Err(TreeError::TooLarge),
-            Lifetime::Ttl(ms) => Kind::Ttl { ttl: TtlMs::new(ms), since: self.moment.tick_ms },
+            life => life.kind(self.moment.tick_ms),
         };
         self.one_write(data.len())?;
         let root = Arc::clone(&self.instance.core.root);
@@ -646,7 +710,8 @@ impl Scope {
                 self.written(failure.detail.len())?;
             }
         }
-        if !self.instance.parked.contains(&call) || !self.completed.insert(call) {
+        let gone = self.earlier.completed.contains(&call) || !self.instance.parked.contains(&call);
+        if gone || !self.completed.insert(call) {
             return Ok(false);
         }
         self.budget.completes = self.budget.completes.checked_sub(1).ok_or(OverLimit)?;
@@ -674,7 +739,7 @@ impl Scope {
             if found.len() >= limit.min(LIST_MAX) as usize {
                 break;
             }
-            if self.completed.contains(&id) {
+            if self.completed.contains(&id) || self.earlier.completed.contains(&id) {
                 continue;
             }
             let Some((ticket, park)) = self.book.parked(id) else { continue };
@@ -735,7 +800,8 @@ impl Scope {
     }
 
     fn has_timer(&self, name: &str) -> bool {
-        self.timers.get(name).copied().unwrap_or_else(|| self.instance.timers.contains_key(name))
+        let known = self.timers.get(name).or_else(|| self.earlier.timers.get(name));
+        known.copied().unwrap_or_else(|| self.instance.timers.contains_key(name))
     }
 
     // ---- events

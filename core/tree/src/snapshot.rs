@@ -19,8 +19,11 @@ use quorate_model::Zxid;
 use crate::{Digest, State};
 use block::{BlockReader, BlockWriter, Trailer};
 
-/// Newest version of the format: with what is replicated of recipes. A reader refuses what is newer.
-pub const VERSION: u32 = 2;
+/// Newest version of the format: with migrations of recipes. A reader refuses what is newer.
+pub const VERSION: u32 = 3;
+
+/// Version of the format with what is replicated of recipes, in which a state without a migration is still written.
+pub const VERSION_RECIPES: u32 = 2;
 
 /// First version of the format, which a state without recipes is still written in.
 pub const VERSION_FIRST: u32 = 1;
@@ -88,7 +91,7 @@ pub fn write(state: &State, meta: &[u8], out: &mut dyn io::Write, pace: &mut dyn
         let text = format!("snapshot meta of {} bytes, limit {META_MAX_BYTES}", meta.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let version = if content::needs_version_2(state) { VERSION } else { VERSION_FIRST };
+    let version = content::version_of(state);
     let mut blocks = BlockWriter::begin(version, out, pace)?;
     blocks.sized(meta)?;
     content::write(state, version, &mut blocks)?;

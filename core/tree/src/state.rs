@@ -192,6 +192,7 @@ impl State {
         if let Some(orphan) = self.tree.owners().find(|owner| self.sessions.get(**owner).is_none()) {
             return Err(format!("ephemerals of session {orphan}, which is not open"));
         }
+        self.draft_invariants()?;
         let (kept, counted) = (self.digest(), self.recompute_digest());
         if kept != counted {
             return Err(format!("digest {kept}, recomputed {counted}"));
@@ -272,6 +273,8 @@ impl State {
         for session in sessions {
             edit.remove_ephemerals(session);
         }
+        let changes = edit.changes;
+        self.disturb(&changes, 0);
         self.sessions = Sessions::default();
         self.history = History::new((Zxid(base), u32::MAX));
         self.meta = Meta { last_zxid: Zxid(base), zxid_base: base, cluster: Some(cluster), ..meta };

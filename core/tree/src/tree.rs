@@ -151,6 +151,18 @@ impl Tree {
             && quota::lineage(path).any(|limited| self.quota(limited).is_some_and(|quota| quota.refuses(count, bytes)))
     }
 
+    /// The same znodes with no quota in force, in O(1).
+    pub(crate) fn without_quotas(&self) -> Self {
+        Self { quotas: Quotas::new(), ..self.clone() }
+    }
+
+    /// The digest of the znodes at and below `top`, in time proportional to their number.
+    pub(crate) fn sum_under(&self, top: &str) -> Digest {
+        let mut digest = Digest::default();
+        self.walk(top).for_each(|node| digest.add(node.term()));
+        digest
+    }
+
     /// The znode at `top` and all below it, each before its children, siblings in order.
     pub(crate) fn walk<'a>(&'a self, top: &str) -> impl Iterator<Item = &'a Arc<Znode>> {
         let mut first = self.get(top);
@@ -377,9 +389,7 @@ impl Tree {
 
     /// The digest of the znodes from scratch, by a walk from the root.
     pub(crate) fn recompute_digest(&self) -> Digest {
-        let mut digest = Digest::default();
-        self.walk("/").for_each(|node| digest.add(node.term()));
-        digest
+        self.sum_under("/")
     }
 
     /// Checks every index and count against the znodes.

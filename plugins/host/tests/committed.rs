@@ -7,11 +7,13 @@ use std::{fs, path::Path};
 
 #[test]
 fn committed_guests_are_what_their_text_builds() {
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/basic.wasm");
-    let built = common::component(common::BASIC);
-    if std::env::var_os("QUORATE_REBUILD").is_some() {
-        fs::write(&committed, &built).expect("it can be written");
+    for (name, text) in [("basic", common::BASIC.to_owned()), ("moving", common::moving(false))] {
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/guests/{name}.wasm"));
+        let built = common::component(&text);
+        if std::env::var_os("QUORATE_REBUILD").is_some() {
+            fs::write(&committed, &built).expect("it can be written");
+        }
+        let kept = fs::read(&committed).expect("it is committed");
+        assert!(kept == built, "{} is not what {name}.wat builds", committed.display());
     }
-    let kept = fs::read(&committed).expect("it is committed");
-    assert!(kept == built, "{} is not what basic.wat builds", committed.display());
 }

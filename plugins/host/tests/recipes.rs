@@ -239,3 +239,44 @@ fn a_restored_state_tells_its_recipes_that_all_sessions_are_gone() {
     bench.apply(Body::Wake);
     assert_eq!(bench.state.next_wake(), None);
 }
+
+#[test]
+fn a_migration_of_many_steps_takes_many_entries() {
+    let mut bench = Bench::with_basic();
+    let ann = bench.open();
+    bench.call(ann, "make", "there");
+    let activate =
+        |plugin| RecipeOrder::Activate { instance: "basic".into(), plugin, config: Bytes::new(), new: false };
+    let look = |bench: &Bench| {
+        let query = Query { instance: "basic".into(), method: "look".into(), args: Bytes::new() };
+        bench.state.view().ask(&bench.host, &Subject::default(), &query).expect("this node is well")
+    };
+    let status = |bench: &Bench| bench.state.view().instances().next().expect("one").facts.status_name();
+    for traps in [true, false] {
+        let moving = bench.install(&common::component(&common::moving(traps)));
+        bench.done(activate(moving.plugin));
+        let mut entries = 0;
+        let called = bench.call(ann, "echo", "later");
+        assert_eq!((status(&bench), reply(&called)), ("migrating", Ok(Reply::Parked)));
+        let mut last = called;
+        while status(&bench) == "migrating" {
+            assert_eq!(look(&bench), Ok(Ok(text("there"))));
+            assert_eq!(bench.state.stat("/quorate/recipes/basic/mAA"), None);
+            last = bench.apply(Body::Wake);
+            entries += 1;
+        }
+        assert!(entries > 10, "{entries} entries");
+        while bench.state.next_wake() == Some(0) {
+            last = bench.apply(Body::Wake);
+        }
+        assert_eq!(
+            last.completions.last().map(|(session, _, _, answer)| (*session, answer.clone())),
+            Some((ann, Ok(text("later"))))
+        );
+        let found = bench.state.view().instances().next().expect("one");
+        assert_eq!((status(&bench), found.facts.plugin == Some(moving.plugin)), ("active", !traps));
+        assert_eq!(found.facts.last_fault, traps.then_some(Code::Trapped));
+        assert_eq!(bench.state.stat("/quorate/recipes/basic/mAA").is_some(), !traps);
+        assert_eq!(bench.state.stat("/quorate/recipes/basic/mMH").is_some(), !traps, "the last of them");
+    }
+}

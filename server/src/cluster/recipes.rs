@@ -17,6 +17,7 @@ use futures::future::join_all;
 use quorate_model::{Code, Failure, NodeId, PluginId, limits::PLUGIN_CHUNK_MAX_BYTES};
 use quorate_proto::v1;
 use quorate_tree::{Body, OriginReply, RecipeOrder, View, recipe, recipe::EPOCH_FIRST};
+use sha2::{Digest as _, Sha256};
 use tokio::{task::spawn_blocking, time::Instant};
 use tonic::{Request, Response, Status};
 
@@ -76,7 +77,7 @@ fn trouble(failure: Failure) -> Trouble {
 }
 
 /// Has an order applied.
-async fn order(active: &Active, order: RecipeOrder) -> Result<(), Trouble> {
+pub(super) async fn order(active: &Active, order: RecipeOrder) -> Result<(), Trouble> {
     let deadline = Instant::now() + ORDER_DEADLINE;
     let make = |origin| Body::Recipe { order: order.clone(), origin };
     match active.registry.ask(None, deadline, make).await? {
@@ -87,25 +88,26 @@ async fn order(active: &Active, order: RecipeOrder) -> Result<(), Trouble> {
 }
 
 /// Admits a component, away from the runtime: it is compiled for that.
-async fn admit(component: Bytes) -> Result<Admitted, Trouble> {
+pub(super) async fn admit(component: Bytes) -> Result<Admitted, Trouble> {
     let host = engine::host().map_err(|why| Trouble::new(Code::PluginRefused, why))?;
     let admitted = spawn_blocking(move || host.admit(&component)).await;
     let admitted = admitted.map_err(|_| Trouble::new(Code::PluginRefused, "admission failed on this node"))?;
     admitted.map_err(|refused| Trouble::new(Code::PluginRefused, refused.to_string()))
 }
 
-/// Has an admitted component logged, piece by piece.
-async fn install(active: &Active, admitted: &Admitted) -> Result<(), Trouble> {
+/// Has an admitted component logged, piece by piece, with its signature if it has one.
+pub(super) async fn install(active: &Active, admitted: &Admitted, signature: &Bytes) -> Result<(), Trouble> {
     let component = Bytes::copy_from_slice(&admitted.component);
     for offset in (0..component.len()).step_by(PLUGIN_CHUNK_MAX_BYTES) {
         let end = component.len().min(offset + PLUGIN_CHUNK_MAX_BYTES);
-        let piece = RecipeOrder::PutPlugin {
-            plugin: admitted.plugin,
-            author: admitted.author,
-            descriptor: admitted.descriptor.clone(),
-            offset: offset as u64,
-            total: component.len() as u64,
-            bytes: component.slice(offset..end),
+        let (plugin, author, descriptor) = (admitted.plugin, admitted.author, admitted.descriptor.clone());
+        let (offset, total, bytes) = (offset as u64, component.len() as u64, component.slice(offset..end));
+        let piece = match signature.is_empty() {
+            true => RecipeOrder::PutPlugin { plugin, author, descriptor, offset, total, bytes },
+            false => {
+                let signature = signature.clone();
+                RecipeOrder::PutSigned { signature, plugin, author, descriptor, offset, total, bytes }
+            }
         };
         order(active, piece).await?;
     }
@@ -180,7 +182,17 @@ fn plugin_message(id: PluginId, author: [u8; 32], bytes: usize, descriptor: &rec
     }
 }
 
-fn instance_message(info: recipe::InstanceInfo) -> v1::Instance {
+/// The author's hash of the standard component that this build brings along for an instance, where it has another
+/// (rules.md 24): a newer build swaps none by itself, and says so.
+fn shipped(info: &recipe::InstanceInfo, view: &View) -> Option<[u8; 32]> {
+    let (_, bytes) = STANDARD.iter().find(|(name, _)| *name == info.name)?;
+    let has = view.plugin(info.facts.plugin?)?.author;
+    let ours = <[u8; 32]>::from(Sha256::digest(bytes));
+    (has != ours).then_some(ours)
+}
+
+fn instance_message(info: recipe::InstanceInfo, view: &View) -> v1::Instance {
+    let shipped = shipped(&info, view).map(hex).unwrap_or_default();
     let facts = info.facts;
     let id = |plugin: Option<PluginId>| plugin.map(|plugin| plugin.to_string()).unwrap_or_default();
     v1::Instance {
@@ -195,6 +207,20 @@ fn instance_message(info: recipe::InstanceInfo) -> v1::Instance {
         pending: info.pending as u64,
         faults: facts.faults,
         last_fault: facts.last_fault.map(|code| code.name().to_owned()).unwrap_or_default(),
+        migration: info.migration.map(migration_message),
+        shipped,
+    }
+}
+
+fn migration_message(facts: recipe::MigrationFacts) -> v1::Migration {
+    let failure = facts.failure.map(trouble);
+    v1::Migration {
+        to: facts.to.to_string(),
+        from_version: facts.from,
+        steps: facts.steps,
+        restarts: facts.restarts,
+        failure: failure.as_ref().map_or(0, |trouble| trouble.code.number()),
+        detail: failure.map(|trouble| trouble.to_string()).unwrap_or_default(),
     }
 }
 
@@ -212,7 +238,7 @@ impl Door {
 
     async fn show(&self, active: &Active, name: &str) -> Answer<v1::InstanceReply> {
         let view = view(active).await.map_err(status)?;
-        let found = view.instances().find(|info| info.name == name).map(instance_message);
+        let found = view.instances().find(|info| info.name == name).map(|info| instance_message(info, &view));
         // One that was removed is shown by its name alone.
         let gone = || v1::Instance { name: name.to_owned(), ..Default::default() };
         Ok(Response::new(v1::InstanceReply { instance: Some(found.unwrap_or_else(gone)) }))
@@ -242,7 +268,7 @@ impl v1::recipes_server::Recipes for Door {
         let admitted = admit(component).await.map_err(status)?;
         signature::check(&self.shell.options().trusted_keys, &admitted, &signature)
             .map_err(|why| status(Trouble::new(Code::PluginRefused, why)))?;
-        install(&active, &admitted).await.map_err(status)?;
+        install(&active, &admitted, &signature).await.map_err(status)?;
         let Admitted { plugin, author, component, descriptor } = admitted;
         let plugin = plugin_message(plugin, author, component.len(), &descriptor);
         Ok(Response::new(v1::InstallReply { plugin: Some(plugin) }))
@@ -273,7 +299,9 @@ impl v1::recipes_server::Recipes for Door {
         let name = request.into_inner().instance;
         let info = self.known(&name).await.map_err(status)?;
         let none = || status(Trouble::new(Code::Conflict, format!("{name} has had no other component")));
-        let previous = info.facts.previous.ok_or_else(none)?;
+        // Of one that is migrating, what it still has is what it goes back to.
+        let current = info.facts.plugin.filter(|_| info.facts.status == recipe::Status::Migrating);
+        let previous = current.or(info.facts.previous).ok_or_else(none)?;
         self.give(name, previous, Bytes::new(), false).await
     }
 
@@ -301,8 +329,8 @@ impl v1::recipes_server::Recipes for Door {
         let name = request.into_inner().instance;
         let active = self.active()?;
         let view = view(&active).await.map_err(status)?;
-        let instances: Vec<_> =
-            view.instances().filter(|info| name.is_empty() || info.name == name).map(instance_message).collect();
+        let wanted = view.instances().filter(|info| name.is_empty() || info.name == name);
+        let instances: Vec<_> = wanted.map(|info| instance_message(info, &view)).collect();
         if !name.is_empty() && instances.is_empty() {
             let detail = format!("{name}: {}", Code::UnknownInstance.text());
             return Err(status(Trouble::new(Code::UnknownInstance, detail)));
@@ -351,7 +379,7 @@ pub async fn standard(shell: Weak<Shell>) {
 async fn set_up(active: &Active) -> Result<(), Trouble> {
     for (name, component) in STANDARD {
         let admitted = admit(Bytes::from_static(component)).await?;
-        install(active, &admitted).await?;
+        install(active, &admitted, &Bytes::new()).await?;
         compiled(active, admitted.plugin).await?;
         let wanted = RecipeOrder::Activate {
             instance: (*name).into(),

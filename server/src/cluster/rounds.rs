@@ -1,5 +1,5 @@
 //! What every node looks after each second: its disk, its digest, and, while it leads, whether writes may go on and
-//! whether the feature level can rise.
+//! whether the feature level and the engine epoch can rise.
 //!
 //! Disk (rules.md 4): a node is low while its free space, the reserve not counted, is below the watermark, and until it is
 //! a quarter above it again. Below half of the watermark the reserve file is given up; it is made again when there is
@@ -18,25 +18,30 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::join_all;
 use quorate_model::{Code, NodeId};
 use quorate_seam::{Disk, Open};
-use quorate_tree::{Body, Origin};
+use quorate_tree::{Body, Origin, RecipeOrder, recipe::EPOCH_FIRST};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     digests::{self, Verdict},
     status::other,
-    wire::Standing,
+    wire::{self, Abilities, Standing},
 };
 use crate::{
+    engine::EPOCHS,
     leader::{ask, propose},
-    node::{Active, Neighbours, Shell},
+    node::{Active, Neighbours, NodeOptions, Shell},
     raft,
 };
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// What a member that does not answer may delay the round by.
+const ABILITIES_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The reserve is written in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -185,7 +190,8 @@ fn hold(active: &Active, heard: &Heard, own: Option<Code>) {
     active.registry.proposer().hold(own.or(word));
 }
 
-/// What only the leader does: the next point for digests, the feature level, and what `/zookeeper/config` says.
+/// What only the leader does: the next point for digests, the feature level, what all members have to agree in, and what
+/// `/zookeeper/config` says.
 async fn lead(shell: &Shell, active: &Active, heard: &Heard) {
     let leadership = *active.handle.leadership().borrow();
     if !leadership.is_leader {
@@ -205,8 +211,51 @@ async fn lead(shell: &Shell, active: &Active, heard: &Heard) {
     } else if active.points.newest() < zxid {
         propose(&active.handle, &active.stamper, leadership.term, &Body::Tick);
     }
+    if let Some(order) = agreed(shell, active, heard).await {
+        let body = Body::Recipe { order, origin: Origin::default() };
+        propose(&active.handle, &active.stamper, leadership.term, &body);
+    }
     let answers = |id| heard.iter().any(|(seen, said)| seen.id == id && said.is_some());
     super::config::keep_told(shell, active, leadership.term, answers).await;
+}
+
+/// What this node says of itself when [`wire::ABILITIES`] asks.
+pub(super) fn abilities(options: &NodeOptions) -> Abilities {
+    let mut trusted: Vec<_> = options.trusted_keys.iter().map(|key| key.bytes()).collect();
+    trusted.sort_unstable();
+    trusted.dedup();
+    Abilities { epochs: EPOCHS, trusted }
+}
+
+/// The engine epoch or the trusted keys that can be logged, where all members, learners too, run or name them.
+async fn agreed(shell: &Shell, active: &Active, heard: &Heard) -> Option<RecipeOrder> {
+    let (epoch, trusted) = ask(&active.handle, |state| (state.engine_epoch(), state.trusted_keys())).await?;
+    // The standard recipes come first: nobody signs them, and the first epoch says that they are there.
+    if shell.options().standard_recipes && epoch < EPOCH_FIRST {
+        return None;
+    }
+    let (now, own) = (epoch.max(EPOCH_FIRST), abilities(shell.options()));
+    if own.epochs.1 <= now && own.trusted == trusted {
+        return None;
+    }
+    let said = heard.iter().map(|(seen, _)| async move {
+        let said = active.peers.call(seen.id, wire::ABILITIES, Bytes::new(), ABILITIES_DEADLINE).await.ok()?;
+        wire::take::<Abilities>(&said).ok()
+    });
+    let mut all: Vec<Abilities> = join_all(said).await.into_iter().collect::<Option<_>>()?;
+    all.push(own);
+    next_order(now, &trusted, &all)
+}
+
+/// What can be logged: the epoch to rise to, or the keys that all name and the state has not.
+fn next_order(epoch: u32, trusted: &[[u8; 32]], all: &[Abilities]) -> Option<RecipeOrder> {
+    let ranges: Vec<(u32, u32)> = all.iter().map(|one| one.epochs).collect();
+    if let Some(epoch) = next_level(epoch, &ranges) {
+        return Some(RecipeOrder::SetEpoch { epoch });
+    }
+    let named = &all.first()?.trusted;
+    let other = named != trusted && all.iter().all(|one| one.trusted == *named);
+    other.then(|| RecipeOrder::Trust { keys: named.clone() })
 }
 
 /// The level to rise to, once every member, learners too, can run it.
@@ -309,6 +358,23 @@ mod tests {
         assert_eq!(next_level(1, &[(1, 2), (1, 1), (1, 3)]), None);
         assert_eq!(next_level(2, &[(1, 2), (1, 2)]), None);
         assert_eq!(next_level(1, &[(1, 2), (3, 4)]), None);
+    }
+
+    #[test]
+    fn rule_25_the_epoch_rises_and_keys_are_taken_over_only_when_all_members_agree() {
+        let member = |highest, keys: &[u8]| Abilities {
+            epochs: (1, highest),
+            trusted: keys.iter().map(|key| [*key; 32]).collect(),
+        };
+        let epoch = |epoch| Some(RecipeOrder::SetEpoch { epoch });
+        assert_eq!(next_order(1, &[], &[member(2, &[]), member(3, &[])]), epoch(2));
+        assert_eq!(next_order(1, &[], &[member(2, &[]), member(1, &[]), member(3, &[])]), None, "one cannot");
+        assert_eq!(next_order(1, &[], &[Abilities { epochs: (3, 4), ..member(4, &[]) }, member(2, &[])]), None);
+        let keys = Some(RecipeOrder::Trust { keys: vec![[7; 32]] });
+        assert_eq!(next_order(1, &[], &[member(1, &[7]), member(1, &[7])]), keys);
+        assert_eq!(next_order(1, &[[7; 32]], &[member(1, &[7]), member(1, &[7])]), None);
+        assert_eq!(next_order(1, &[[7; 32]], &[member(1, &[7, 8]), member(1, &[7])]), None, "they differ");
+        assert_eq!(next_order(1, &[[7; 32]], &[member(1, &[])]), Some(RecipeOrder::Trust { keys: Vec::new() }));
     }
 
     #[tokio::test]

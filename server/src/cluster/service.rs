@@ -68,6 +68,7 @@ impl PeerDoor {
                 Ok(wire::put(&recipes.is_ready(wire::take(&data)?)))
             }
             wire::ZOOKEEPER => Ok(wire::put(&shell.zookeeper_told())),
+            wire::ABILITIES => Ok(wire::put(&super::rounds::abilities(shell.options()))),
             wire::STATUS => Ok(wire::put(&standing(&*shell.require_active()?).await?)),
             other => Err(Trouble::new(Code::Unimplemented, format!("peer call {other} is not known to this version"))),
         }

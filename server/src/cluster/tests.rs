@@ -12,15 +12,17 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use quorate_client::{Client, Consistency};
-use quorate_model::{Acl, Answer, Code, Create, CreateMode, NodeId, Read, Write, Zxid};
+use quorate_model::{Acl, Answer, Code, Create, CreateMode, NodeId, PluginId, Read, Write, Zxid};
 use quorate_seam::{Disk, File, LaneKind, LockGuard, Open, SystemClock, SystemDisk, SystemNet, SystemRandom};
-use quorate_tree::State;
+use quorate_tree::{RecipeOrder, State};
 use tokio::time::{Instant, sleep};
 
 use super::{
     init,
     members::{Wish, carry_out, token},
+    recipes,
     wire::Join,
 };
 use crate::{
@@ -28,6 +30,8 @@ use crate::{
     node::{Active, Node, NodeOptions, Seams},
     offline,
     raft::Member,
+    signature,
+    standard::STANDARD,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -193,6 +197,80 @@ async fn wait<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what} did not come within {PATIENCE:?}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What an older build may have brought along as `lock`.
+const OLDER_LOCK: &[u8] = include_bytes!("../../../plugins/sim/broken-lock/broken-lock.wasm");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_24_a_newer_build_changes_no_standard_recipe_by_itself() {
+    let mut cluster = Cluster::start(1, 0).await;
+    let active = wait("rooms", || cluster.active(0).filter(|_| cluster.leads(0))).await;
+    let older = recipes::admit(Bytes::from_static(OLDER_LOCK)).await.expect("admitted");
+    recipes::install(&active, &older, &Bytes::new()).await.expect("logged");
+    let activate = |plugin| RecipeOrder::Activate { instance: "lock".into(), plugin, config: Bytes::new(), new: false };
+    recipes::order(&active, activate(older.plugin)).await.expect("made");
+    recipes::order(&active, RecipeOrder::SetEpoch { epoch: 1 }).await.expect("all are there");
+    drop(active);
+    cluster.down(0).await;
+    // This build brings another lock, and all the others, along.
+    let options = NodeOptions { standard_recipes: true, ..cluster.options(0) };
+    cluster.up_with(0, options).await;
+    let active = wait("rooms", || cluster.active(0).filter(|_| cluster.leads(0))).await;
+    // It ends when it has looked, and found nothing to do.
+    let looked = recipes::standard(Arc::downgrade(cluster.node(0).shell()));
+    tokio::time::timeout(PATIENCE, looked).await.expect("it looks");
+    let target = format!("quorate://{}", cluster.node(0).shell().address().client);
+    let admin = quorate_client::admin::Admin::new(&target).expect("well formed");
+    let listed = admin.list_recipes(None).await.expect("listed");
+    let [lock] = &listed.instances[..] else { panic!("{:?}", listed.instances) };
+    assert_eq!((lock.plugin.as_str(), lock.name.as_str()), (older.plugin.to_string().as_str(), "lock"));
+    let (_, bytes) = STANDARD.iter().find(|(name, _)| *name == "lock").expect("it is one");
+    let newer = recipes::admit(Bytes::from_static(bytes)).await.expect("admitted");
+    assert_eq!(lock.shipped, PluginId(newer.author).to_string(), "it says that it has another one");
+    // Until somebody says so.
+    recipes::install(&active, &newer, &Bytes::new()).await.expect("logged");
+    recipes::order(&active, activate(newer.plugin)).await.expect("activated");
+    let listed = admin.list_recipes(None).await.expect("listed");
+    assert_eq!(
+        (listed.instances[0].plugin.as_str(), listed.instances[0].shipped.as_str()),
+        (newer.plugin.to_string().as_str(), "")
+    );
+    assert_eq!(listed.instances[0].previous, older.plugin.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_went_past_its_node_s_check_is_refused_where_it_is_applied() {
+    let (pem, key) = signature::generate().expect("a key");
+    let (stranger, _) = signature::generate().expect("another");
+    let mut cluster = Cluster::start(3, 0).await;
+    for at in 0..3 {
+        cluster.down(at).await;
+    }
+    for at in 0..3 {
+        let options = NodeOptions { trusted_keys: vec![key], ..cluster.options(at) };
+        cluster.up_with(at, options).await;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    // The leader takes over what all configurations name.
+    for at in 0..3 {
+        let active = wait("rooms", || cluster.active(at)).await;
+        while ask(&active.handle, |state| state.trusted_keys()).await != Some(vec![key.bytes()]) {
+            assert!(Instant::now() < deadline, "node {at} never had the keys");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let active = cluster.active(cluster.leader().await).expect("it leads");
+    let admitted = recipes::admit(Bytes::from_static(OLDER_LOCK)).await.expect("admitted");
+    let of_stranger = signature::sign(&stranger, &admitted).expect("signed").encode();
+    for signature in [Vec::new(), of_stranger] {
+        let refused = recipes::install(&active, &admitted, &signature.into()).await.expect_err("nobody trusts it");
+        assert_eq!(refused.code, Code::PluginRefused, "{refused}");
+    }
+    assert_eq!(ask(&active.handle, |state| state.view().plugins().count()).await, Some(0));
+    let good = signature::sign(&pem, &admitted).expect("signed").encode();
+    recipes::install(&active, &admitted, &good.into()).await.expect("it is trusted");
+    assert_eq!(ask(&active.handle, |state| state.view().plugins().count()).await, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

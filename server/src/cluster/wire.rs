@@ -30,6 +30,18 @@ pub const COMPILED: u32 = 106;
 /// Where do ZooKeeper's clients reach you? Answered with `Option<String>`, `host:port`; `None`: they don't.
 pub const ZOOKEEPER: u32 = 107;
 
+/// What can your build run, and whose signatures does your configuration trust?
+pub const ABILITIES: u32 = 108;
+
+/// The answer to [`ABILITIES`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Engine epochs, lowest and highest.
+    pub epochs: (u32, u32),
+    /// Keys that may sign components, in order, each once.
+    pub trusted: Vec<[u8; 32]>,
+}
+
 /// The answer to [`MEMBERS`]; `None` where the membership in force is not known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {

@@ -167,7 +167,7 @@ pub(super) enum Job {
     Install {
         state: Box<State>,
         last: LogId,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Result<(), String>>,
     },
 }
 
@@ -283,13 +283,18 @@ impl Worker {
                 let _ = done.send(self.state.clone());
             }
             Job::Install { state, last, done } => {
+                if let Err(sentence) = runs_epoch(&state, &*self.recipes) {
+                    self.published.fail(sentence.clone());
+                    let _ = done.send(Err(sentence));
+                    return;
+                }
                 let old = std::mem::replace(&mut self.state, *state);
                 self.state.prepare(&*self.recipes);
                 self.published.want();
                 self.publish(last);
                 self.deliver.installed(&self.state);
                 self.store.drop_later(old);
-                let _ = done.send(());
+                let _ = done.send(Ok(()));
             }
         }
     }
@@ -304,6 +309,7 @@ impl Worker {
             }
             if let Some(applied) = step(&mut self.state, &mut self.decoder, &*self.recipes, &entry)? {
                 self.check_cluster()?;
+                runs_epoch(&self.state, &*self.recipes)?;
                 self.deliver.applied(&self.state, applied);
             }
             last = Some(entry.log_id);
@@ -339,6 +345,23 @@ impl Worker {
         let term = term_of(&last);
         self.published.term.send_if_modified(|t| std::mem::replace(t, term) != term);
     }
+}
+
+/// Whether this build runs what the log asks for; one that does not would have to guess (rules.md 25).
+///
+/// Errors: a sentence that says what to do.
+fn runs_epoch(state: &State, recipes: &dyn Recipes) -> Result<(), String> {
+    let (asked, runs) = (state.engine_epoch(), recipes.epochs());
+    // None is asked for as long as the standard recipes are not all installed.
+    if asked == 0 || runs.contains(&asked) {
+        return Ok(());
+    }
+    Err(format!(
+        "the log asks for engine epoch {asked}, this build runs {} to {}; start this node with a version that the other \
+         members have: it goes on from where it stopped",
+        runs.start(),
+        runs.end()
+    ))
 }
 
 /// Applies one entry; what has no command has no outcome.
@@ -428,7 +451,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.store.adopt(&snapshot).await?;
         let state = Box::new(self.store.load(&snapshot).await?);
         let zxid = state.last_zxid();
-        self.lane.ask(|done| Job::Install { state, last, done }).await?;
+        self.lane.ask(|done| Job::Install { state, last, done }).await?.map_err(io::Error::other)?;
         let (node, took) = (self.published.node, begun.elapsed());
         self.published.meters.snapshot_install.time(took);
         tracing::info!(%node, %zxid, index = last.index, ms = took.as_millis() as u64, "snapshot installed");

@@ -628,6 +628,28 @@ async fn a_command_that_does_not_decode_stops_the_node() {
     assert!(sentence.contains("cannot be applied"), "{sentence}");
 }
 
+#[tokio::test]
+async fn rule_25_an_engine_epoch_that_this_build_cannot_run_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(&World::real(), 1, dir.path()).await;
+    let order = |epoch| {
+        let order = quorate_tree::RecipeOrder::SetEpoch { epoch };
+        let body = Body::Recipe { order, origin: Origin::default() };
+        Command { stamp: Stamp::default(), body }.encode()
+    };
+    nodes[0].handle().propose_wait(order(1)).await.unwrap();
+    let mut fatal = nodes[0].handle().fatal();
+    let _ = nodes[0].handle().propose_wait(order(2)).await;
+    let sentence = timeout(PATIENCE, fatal.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    assert!(sentence.contains("engine epoch 2, this build runs 1 to 1; start this node with a version"), "{sentence}");
+    // It stands in the log, so the next start stops as well.
+    nodes[0].stop().await;
+    nodes[0].restart().await;
+    let mut fatal = nodes[0].handle().fatal();
+    let again = timeout(PATIENCE, fatal.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    assert_eq!(again, sentence);
+}
+
 /// Three nodes in paused time on simulated disks and network: the leader loses power, and comes back, three times.
 fn simulated(seed: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();

@@ -45,6 +45,8 @@ pub(super) const CRATES: &[Crate] = &[
             "crc32c",
             "imbl",
             "postcard",
+            // Whether a signature is good: a pure function.
+            "ring",
             "serde",
             "sha1",
             "sha2",
@@ -281,7 +283,7 @@ pub(super) const ROOMS: &[Room] = &[
     // The command line is a client like any other; the verbs that start nodes or read files of stopped ones are excepted.
     Room {
         place: "server/src/cli/",
-        may: &["http", "node", "offline", "replay", "signature", "tls"],
+        may: &["http", "node", "offline", "replay", "signature", "standard", "tls"],
         never: &["quorate_tree", "quorate_wal", "openraft", "redb"],
     },
     // These build the rooms and decide nothing.

@@ -18,20 +18,22 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SnapshotError,
+    SnapshotError, VERSION, VERSION_FIRST, VERSION_RECIPES,
     block::{BlockReader, BlockWriter},
 };
 use crate::{
     State,
     acl::AclList,
     applied::Change,
-    book::{Book, Plugin, Restored, Upload},
+    book::{Book, Plugin, Restored, RestoredInstance, RestoredMigration, Upload},
     history::{self, History},
+    migration::Migration,
     recipe::HOOK_PORTION,
     scope::EVENT_MAX_BYTES,
     session::{Recorded, RecordedBody, Session, Sessions, decode},
     state::Meta,
     tree::{Loaded, Tree},
+    trust::KEYS_MAX,
     znode::{Kind, TtlMs, Znode, data_hash, list_of},
 };
 
@@ -54,11 +56,15 @@ struct Writer<'a, 'b> {
     last_acl: Option<(Arc<[Acl]>, u64)>,
 }
 
-/// Whether a state says anything that the first version of the format cannot.
-pub(super) fn needs_version_2(state: &State) -> bool {
-    !state.book.is_empty()
+/// The first version of the format that can say all that a state says.
+pub(super) fn version_of(state: &State) -> u32 {
+    if state.book.keys().len() > 0 || state.book.instances().any(|(_, instance)| instance.migration.is_some()) {
+        return VERSION;
+    }
+    let recipes = !state.book.is_empty()
         || state.sessions.iter().any(|(_, session)| session.ticket != 0)
-        || state.history.all().any(|change| change.payload.is_some())
+        || state.history.all().any(|change| change.payload.is_some());
+    if recipes { VERSION_RECIPES } else { VERSION_FIRST }
 }
 
 pub(super) fn write(state: &State, version: u32, out: &mut BlockWriter<'_>) -> io::Result<()> {
@@ -83,7 +89,7 @@ pub(super) fn write(state: &State, version: u32, out: &mut BlockWriter<'_>) -> i
     let (zxid, index) = state.history.forgotten();
     writer.numbers(&[zxid.0, index.into(), state.history.len() as u64])?;
     state.history.all().try_for_each(|change| writer.change(change))?;
-    if version >= 2 { writer.book(&state.book) } else { Ok(()) }
+    if version >= 2 { writer.book(&state.book, version) } else { Ok(()) }
 }
 
 impl Writer<'_, '_> {
@@ -193,7 +199,7 @@ impl Writer<'_, '_> {
         self.out.sized(&postcard::to_stdvec(record).map_err(io::Error::other)?)
     }
 
-    fn book(&mut self, book: &Book) -> io::Result<()> {
+    fn book(&mut self, book: &Book, version: u32) -> io::Result<()> {
         let contents = book.contents();
         self.out.number(contents.epoch().into())?;
         self.out.number(book.plugin_count() as u64)?;
@@ -226,11 +232,29 @@ impl Writer<'_, '_> {
             for (number, pending) in &instance.pending {
                 self.record(&(number, &**pending))?;
             }
+            if version >= 3 {
+                self.migration(instance.migration.as_deref())?;
+            }
         }
         self.out.number(contents.tickets().len() as u64)?;
         contents.tickets().try_for_each(|ticket| self.record(&**ticket))?;
         self.out.number(contents.notes().len() as u64)?;
-        contents.notes().try_for_each(|(key, note)| self.record(&(key, &**note)))
+        contents.notes().try_for_each(|(key, note)| self.record(&(key, &**note)))?;
+        if version >= 3 {
+            self.out.number(book.keys().len() as u64)?;
+            book.keys().try_for_each(|key| self.out.bytes(key))?;
+        }
+        Ok(())
+    }
+}
+
+impl Writer<'_, '_> {
+    fn migration(&mut self, migration: Option<&Migration>) -> io::Result<()> {
+        let Some(migration) = migration else { return self.out.bytes(&[0]) };
+        self.out.bytes(&[1])?;
+        self.record(&migration.facts)?;
+        self.out.number(migration.steps.len() as u64)?;
+        migration.steps.iter().try_for_each(|(number, step)| self.record(&(number, &**step)))
     }
 }
 
@@ -270,7 +294,9 @@ pub(super) fn read(input: &mut BlockReader<'_>) -> Result<State, SnapshotError> 
     if let Some(orphan) = tree.owners().find(|owner| sessions.get(**owner).is_none()) {
         return Err(wrong(format!("ephemerals of session {orphan}, which is not open")));
     }
-    Ok(State { meta, tree, sessions, history, book })
+    let mut state = State { meta, tree, sessions, history, book };
+    state.draft_all().map_err(wrong)?;
+    Ok(state)
 }
 
 impl Reader<'_, '_> {
@@ -597,7 +623,8 @@ impl Reader<'_, '_> {
             for _ in 0..self.input.number()? {
                 pending.push(self.record("hook")?);
             }
-            records.instances.push((name, facts, timers, pending));
+            let migration = if self.input.version >= 3 { self.migration()? } else { None };
+            records.instances.push(RestoredInstance { name, core: facts, timers, pending, migration });
         }
         for _ in 0..self.input.number()? {
             records.tickets.push(self.record("ticket")?);
@@ -605,7 +632,28 @@ impl Reader<'_, '_> {
         for _ in 0..self.input.number()? {
             records.notes.push(self.record("notice")?);
         }
+        if self.input.version >= 3 {
+            for _ in 0..self.input.number()? {
+                if records.keys.len() >= KEYS_MAX || records.keys.insert(self.array()?).is_some() {
+                    return Err(wrong(format!("a trusted key is there twice, or there are more than {KEYS_MAX}")));
+                }
+            }
+        }
         Book::restore(records).map_err(wrong)
+    }
+
+    fn migration(&mut self) -> Result<Option<RestoredMigration>, SnapshotError> {
+        match self.input.byte()? {
+            0 => return Ok(None),
+            1 => {}
+            tag => return Err(wrong(format!("migration tag {tag}"))),
+        }
+        let facts = self.record("migration")?;
+        let mut steps = Vec::new();
+        for _ in 0..self.input.number()? {
+            steps.push(self.record("step of a migration")?);
+        }
+        Ok(Some((facts, steps)))
     }
 }
 

@@ -14,6 +14,21 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 pub(crate) const BASIC: &str = include_str!("../guests/basic.wat");
 
+/// Steps of the migration of [`moving`]: too many for one entry.
+pub(crate) const MOVING_STEPS: u8 = 200;
+
+/// `basic` with another layout of the state, to which each of [`MOVING_STEPS`] steps brings one znode, with over half of a
+/// run's fuel; `traps`: the last step traps.
+pub(crate) fn moving(traps: bool) -> String {
+    let migrate = include_str!("../guests/moving.wat").replace("STEPS", &MOVING_STEPS.to_string());
+    let migrate = migrate.replace("LAST", if traps { "unreachable" } else { "nop" });
+    let (text, _) = BASIC.split_once("  (func (export \"quorate:recipe/handler@1.0.0#migrate\")").expect("it migrates");
+    let versions = |state: u8| format!(r#""\{state:02}\00\00\00" "\01\00\00\00""#);
+    let newer = text.replacen(&versions(1), &versions(2), 1);
+    assert_ne!(newer, text, "its descriptor says the versions");
+    newer + &migrate
+}
+
 /// The component of a core module in text.
 pub(crate) fn component(wat: &str) -> Vec<u8> {
     let mut module = wat::parse_str(wat).expect("good text");

@@ -6,18 +6,25 @@
 use std::{fs, io::Read as _, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
-use quorate_client::admin::{Admin, Instance, Plugin};
+use quorate_client::admin::{Admin, Instance, MIGRATING, Migration, Plugin};
 use quorate_model::{PluginId, limits::PLUGIN_MAX_BYTES};
 use serde_json::{Value, json};
 
 use super::sign;
-use crate::cli::{
-    Globals, context,
-    exit::{Exit, Failure, Outcome},
+use crate::{
+    cli::{
+        Globals, context,
+        exit::{Exit, Failure, Outcome},
+        output::Output,
+    },
+    standard::STANDARD,
 };
 
 /// How long to wait where nothing is said: every voter compiles a component before it is activated.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
+
+/// How often it is said how far a migration is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Digits of a hash that people are shown.
 const SHORT: usize = 12;
@@ -45,7 +52,11 @@ pub enum Verb {
     /// Example: quorate recipe install ./my-recipe.wasm
     Install {
         /// The component.
-        file: PathBuf,
+        #[arg(required_unless_present = "standard", conflicts_with = "standard")]
+        file: Option<PathBuf>,
+        /// The standard recipe of this name, as this version of Quorate brings it along.
+        #[arg(long, value_name = "NAME")]
+        standard: Option<String>,
         /// Its signature; FILE.sig beside it, if there is one, unless said.
         #[arg(long, value_name = "FILE")]
         signature: Option<PathBuf>,
@@ -154,7 +165,17 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
                 let of = |instance: &Instance| listed.plugins.iter().find(|plugin| plugin.id == instance.plugin);
                 listed.instances.iter().map(|one| line(one, of(one), &short)).collect()
             };
-            output.show(&rows)
+            output.show(&rows)?;
+            let others: Vec<&str> =
+                listed.instances.iter().filter(|one| !one.shipped.is_empty()).map(|one| one.name.as_str()).collect();
+            if let [first, ..] = others[..] {
+                output.remark(&format!(
+                    "the node brings other components along for {}; nothing is changed by itself: `quorate recipe install \
+                     --standard {first}`, then `quorate recipe activate {first}`",
+                    others.join(", ")
+                ));
+            }
+            Ok(())
         }
         Verb::Describe { instance } | Verb::Instance(InstanceVerb::Describe { instance }) => {
             let listed = admin.list_recipes(Some(&instance)).await?;
@@ -176,8 +197,12 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
             }
             output.show(&rows)
         }
-        Verb::Install { file, signature } => {
-            let bytes = read(&file)?;
+        Verb::Install { file, standard, signature } => {
+            let file = file.unwrap_or_else(|| PathBuf::from(standard.clone().unwrap_or_default()));
+            let bytes = match &standard {
+                Some(name) => shipped(name)?,
+                None => read(&file)?,
+            };
             if bytes.len() > PLUGIN_MAX_BYTES {
                 return Err(Failure::usage(format!(
                     "{}: too large: {} bytes, limit {PLUGIN_MAX_BYTES}",
@@ -185,7 +210,10 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
                     bytes.len()
                 )));
             }
-            let signature = sign::signature_of(&file, signature.as_deref())?;
+            let signature = match (&standard, &signature) {
+                (Some(_), None) => Vec::new(),
+                _ => sign::signature_of(&file, signature.as_deref())?,
+            };
             let plugin = admin.install_signed(bytes, signature).await?;
             output.show(&component(&plugin, &str::to_owned))?;
             output.remark(&format!("installed; make an instance of it: quorate recipe activate {}", plugin.name));
@@ -199,9 +227,13 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
                 Some(prefix) => by_prefix(&listed.plugins, &prefix)?,
                 None => by_name(&listed.plugins, &instance, current.map(String::as_str))?,
             };
-            output.show(&shown(&admin.activate(&instance, plugin, config).await?))
+            let begun = admin.activate(&instance, plugin, config).await?;
+            output.show(&shown(&settled(&admin, output, begun).await?))
         }
-        Verb::Rollback { instance } => output.show(&shown(&admin.rollback(&instance).await?)),
+        Verb::Rollback { instance } => {
+            let begun = admin.rollback(&instance).await?;
+            output.show(&shown(&settled(&admin, output, begun).await?))
+        }
         Verb::Suspend { instance } => output.show(&shown(&admin.suspend(&instance).await?)),
         Verb::Resume { instance } => output.show(&shown(&admin.resume(&instance).await?)),
         Verb::Deactivate { instance } => output.show(&shown(&admin.deactivate(&instance).await?)),
@@ -217,6 +249,28 @@ pub async fn run(globals: &Globals, verb: Verb) -> Outcome {
     }
 }
 
+/// Waits for the end of a migration, and says how far it is.
+///
+/// Errors: why it failed; the instance has what it had then.
+async fn settled(admin: &Admin, output: Output, begun: Instance) -> Outcome<Instance> {
+    if begun.status != MIGRATING {
+        return Ok(begun);
+    }
+    output.remark(&format!("{}: its state is being brought over; calls wait, queries go on", begun.name));
+    let mut shown = tokio::time::Instant::now();
+    let ended = admin.migrated(&begun.name, |migration| {
+        if shown.elapsed() >= PROGRESS_EVERY {
+            shown = tokio::time::Instant::now();
+            let Migration { steps, restarts, .. } = migration;
+            output.remark(&format!("{}: {steps} steps, begun anew {restarts} times", begun.name));
+        }
+    });
+    ended.await.map_err(|error| {
+        let Failure { exit, text } = Failure::from(error);
+        Failure::new(exit, format!("{text}; `quorate recipe describe {}` shows how it is now", begun.name))
+    })
+}
+
 fn read(file: &PathBuf) -> Outcome<Vec<u8>> {
     let named = |error: std::io::Error| Failure::failed(format!("{}: {error}", file.display()));
     if file.as_os_str() == "-" {
@@ -225,6 +279,17 @@ fn read(file: &PathBuf) -> Outcome<Vec<u8>> {
         return Ok(bytes);
     }
     fs::read(file).map_err(named)
+}
+
+/// A standard recipe of this build.
+///
+/// Errors: Usage: there is none of this name.
+fn shipped(name: &str) -> Outcome<Vec<u8>> {
+    let found = STANDARD.iter().find(|(known, _)| *known == name);
+    found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| {
+        let names: Vec<&str> = STANDARD.iter().map(|(name, _)| *name).collect();
+        Failure::usage(format!("no standard recipe {name:?}; there are {}", names.join(", ")))
+    })
 }
 
 /// The component whose hash begins so.
@@ -309,6 +374,11 @@ fn shown(instance: &Instance) -> Value {
         "pending": instance.pending,
         "faults": instance.faults,
         "last_fault": some(&instance.last_fault),
+        "shipped": some(&instance.shipped),
+        "migration": instance.migration.as_ref().map(|migration| {
+            let state = if migration.failure == 0 { "under way" } else { migration.detail.as_str() };
+            format!("to {}, {} steps: {state}", shortened(&migration.to), migration.steps)
+        }),
     })
 }
 
