@@ -16,7 +16,7 @@ use crate::{
     edit::{Context, Edit},
     recipe::{CloseReason, Recipes},
     session::{Admission, Session},
-    state::{FEATURE_LEVEL_CONFIG, State},
+    state::{FEATURE_LEVEL_SECOND, State},
 };
 
 impl State {
@@ -83,7 +83,7 @@ impl State {
             }
             Body::Config { servers, origin } => {
                 // No older log has it: what this level brought is refused below it, the same on all nodes (rules.md 5).
-                let reply = match self.meta.feature_level >= FEATURE_LEVEL_CONFIG {
+                let reply = match self.meta.feature_level >= FEATURE_LEVEL_SECOND {
                     true => {
                         self.edit_as_server(&mut turn, |edit| edit.configure(servers));
                         OriginReply::Done

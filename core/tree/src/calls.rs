@@ -33,7 +33,7 @@ use crate::{
         LostReason, NodeFault, Park, RUN_FUEL, Recipes, Stop,
     },
     scope::{CallerView, Child, Effect, Mode, Moment, NOTE_MAX_BYTES, Scope, clip},
-    state::{Meta, State},
+    state::{FEATURE_LEVEL_SECOND, Meta, State},
     trust::{self, Distrust},
 };
 
@@ -510,7 +510,13 @@ impl State {
         turn: &mut Turn<'_>,
         applied: &mut Applied,
     ) -> Result<(), Failure> {
+        // What an older build cannot do is refused until all members can, the same on all nodes (rules.md 5).
+        let second = self.meta.feature_level >= FEATURE_LEVEL_SECOND;
         match order {
+            RecipeOrder::PutSigned { .. } | RecipeOrder::Trust { .. } if !second => Err(failed(
+                Code::Unimplemented,
+                "a member of the cluster is of a release without replicated trust; upgrade it first",
+            )),
             RecipeOrder::PutPlugin { plugin, author, descriptor, offset, total, bytes } => {
                 let upload = Upload {
                     plugin: *plugin,
@@ -552,7 +558,15 @@ impl State {
                     if *new && state.book.instance(instance).is_some() {
                         return Err(Code::InstanceExists.into());
                     }
-                    state.activate(instance, *plugin, config, turn, applied)
+                    state.activate(instance, *plugin, config, turn, applied)?;
+                    if !second && state.book.instance(instance).is_some_and(|(_, found)| found.migrates()) {
+                        return Err(failed(
+                            Code::OutOfFuel,
+                            "the migration takes more than one entry, and a member of the cluster is of a release that \
+                             cannot do that; upgrade it first",
+                        ));
+                    }
+                    Ok(())
                 })
             }
             RecipeOrder::Suspend { instance } => {

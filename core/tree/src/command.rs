@@ -141,7 +141,7 @@ pub enum Body {
         /// Who waits.
         origin: Origin,
     },
-    /// Says who the members are, for `/zookeeper/config`; only from [`crate::FEATURE_LEVEL_CONFIG`] on. Those that stand
+    /// Says who the members are, for `/zookeeper/config`; only from [`crate::FEATURE_LEVEL_SECOND`] on. Those that stand
     /// there already change nothing. Answered through `origin`.
     Config {
         /// All of them.

@@ -81,5 +81,5 @@ pub use digest::Digest;
 pub use history::History;
 pub use query::View;
 pub use session::Session;
-pub use state::{FEATURE_LEVEL_CONFIG, FEATURE_LEVEL_FIRST, FEATURE_LEVEL_LATEST, State, StateStats};
+pub use state::{FEATURE_LEVEL_FIRST, FEATURE_LEVEL_LATEST, FEATURE_LEVEL_SECOND, State, StateStats};
 pub use watch::{WatchCounts, WatchTable, WatcherId, Wish};

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::{
-    Body, Caller, Command, Digest, Origin, OriginReply, RecipeOrder, Stamp, Subject, Verdict,
+    Body, Caller, Command, Digest, FEATURE_LEVEL_SECOND, Origin, OriginReply, RecipeOrder, Stamp, Subject, Verdict,
     command::OpenSession,
     recipe::{Descriptor, EPOCH_FIRST, Interest, Method, NodeFault, Park, RUN_FUEL, Ran, Recipes, Stop, TreeError},
     scope::OverLimit,
@@ -201,6 +201,7 @@ impl Bench {
     /// With `one` as instance `it`, and so many znodes in it.
     fn new(znodes: usize) -> Self {
         let mut bench = Self { state: State::new(), twin: State::new(), tick_ms: 1_000, checks: true };
+        bench.apply(Body::SetFeature { level: FEATURE_LEVEL_SECOND, origin: Origin::default() });
         for component in ["one", "two", "trap", "endless", "greedy", "calls"] {
             let methods = ["add", "own", "short", "park", "later", "count"].map(|name| Method {
                 name: name.into(),

@@ -24,11 +24,12 @@ use crate::{
 /// The feature level of a fresh state (rules.md 5).
 pub const FEATURE_LEVEL_FIRST: u32 = 1;
 
-/// From this one on the log may say what stands in `/zookeeper/config` ([`crate::Body::Config`]).
-pub const FEATURE_LEVEL_CONFIG: u32 = 2;
+/// From this one on the log may say what stands in `/zookeeper/config` ([`crate::Body::Config`]), whose signatures of
+/// components are trusted, and who signed one; and a migration may take several entries.
+pub const FEATURE_LEVEL_SECOND: u32 = 2;
 
 /// The greatest one that this build can run.
-pub const FEATURE_LEVEL_LATEST: u32 = FEATURE_LEVEL_CONFIG;
+pub const FEATURE_LEVEL_LATEST: u32 = FEATURE_LEVEL_SECOND;
 
 /// The single facts of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

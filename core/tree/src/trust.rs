@@ -68,8 +68,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Body, Command, Origin, OriginReply, RecipeOrder, Stamp, State, command::check_limits, recipe::NoRecipes,
-        snapshot,
+        Body, Command, FEATURE_LEVEL_SECOND, Origin, OriginReply, RecipeOrder, Stamp, State, command::check_limits,
+        recipe::NoRecipes, snapshot,
     };
 
     const COMPONENT: &[u8] = b"a component";
@@ -115,6 +115,13 @@ mod tests {
             }
         };
         let mut state = State::new();
+        let trust = |keys: &[Key]| RecipeOrder::Trust { keys: keys.to_vec() };
+        for early in [trust(&[key]), piece(signed(&good, plugin))] {
+            assert_eq!(order(&mut state, early), Err(Code::Unimplemented), "an older level does not know it");
+        }
+        assert!(state.trusted_keys().is_empty() && !state.has_plugin(plugin));
+        let body = Body::SetFeature { level: FEATURE_LEVEL_SECOND, origin: Origin::default() };
+        state.apply(state.last_zxid().next(), 1, &Command { stamp: Stamp::default(), body }, &NoRecipes);
         let before = state.digest();
         assert_eq!(order(&mut state, RecipeOrder::Trust { keys: vec![key, key] }), Ok(()));
         assert_eq!(state.trusted_keys(), [key]);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use quorate_model::{Code, NodeId};
 use quorate_tree::{
-    Body, FEATURE_LEVEL_CONFIG, Origin,
+    Body, FEATURE_LEVEL_SECOND, Origin,
     config::{Config, Server},
 };
 use tokio::time::Instant;
@@ -89,7 +89,7 @@ fn settled(active: &Active) -> Option<MembershipStatus> {
 
 /// What stands there, and whether this level knows it.
 async fn standing(active: &Active) -> Result<Option<Config>, Trouble> {
-    ask(&active.handle, |state| (state.feature_level() >= FEATURE_LEVEL_CONFIG).then(|| state.config()))
+    ask(&active.handle, |state| (state.feature_level() >= FEATURE_LEVEL_SECOND).then(|| state.config()))
         .await
         .ok_or_else(|| Code::Closing.into())
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use quorate_model::{Code, Failure, NodeId, PluginId, limits::PLUGIN_CHUNK_MAX_BYTES};
 use quorate_proto::v1;
-use quorate_tree::{Body, OriginReply, RecipeOrder, View, recipe, recipe::EPOCH_FIRST};
+use quorate_tree::{Body, FEATURE_LEVEL_SECOND, OriginReply, RecipeOrder, State, View, recipe, recipe::EPOCH_FIRST};
 use sha2::{Digest as _, Sha256};
 use tokio::{task::spawn_blocking, time::Instant};
 use tonic::{Request, Response, Status};
@@ -98,11 +98,14 @@ pub(super) async fn admit(component: Bytes) -> Result<Admitted, Trouble> {
 /// Has an admitted component logged, piece by piece, with its signature if it has one.
 pub(super) async fn install(active: &Active, admitted: &Admitted, signature: &Bytes) -> Result<(), Trouble> {
     let component = Bytes::copy_from_slice(&admitted.component);
+    // Below that level the check of the node that was asked is all there is.
+    let level = ask(&active.handle, State::feature_level).await.ok_or(Code::Closing)?;
+    let second = level >= FEATURE_LEVEL_SECOND;
     for offset in (0..component.len()).step_by(PLUGIN_CHUNK_MAX_BYTES) {
         let end = component.len().min(offset + PLUGIN_CHUNK_MAX_BYTES);
         let (plugin, author, descriptor) = (admitted.plugin, admitted.author, admitted.descriptor.clone());
         let (offset, total, bytes) = (offset as u64, component.len() as u64, component.slice(offset..end));
-        let piece = match signature.is_empty() {
+        let piece = match signature.is_empty() || !second {
             true => RecipeOrder::PutPlugin { plugin, author, descriptor, offset, total, bytes },
             false => {
                 let signature = signature.clone();

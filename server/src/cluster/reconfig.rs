@@ -20,7 +20,7 @@ use std::{
 };
 
 use quorate_model::{Code, Identity, NodeId, Zxid};
-use quorate_tree::FEATURE_LEVEL_CONFIG;
+use quorate_tree::FEATURE_LEVEL_SECOND;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -119,7 +119,7 @@ pub async fn carry_out(shell: &Arc<Shell>, asked: Reconfig) -> Result<Zxid, Trou
 async fn standing(active: &Active, identities: &[Identity]) -> Result<Option<(Zxid, bool)>, Trouble> {
     let identities = identities.to_vec();
     let told = ask(&active.handle, move |state| {
-        let known = state.feature_level() >= FEATURE_LEVEL_CONFIG;
+        let known = state.feature_level() >= FEATURE_LEVEL_SECOND;
         known.then(|| (state.config().version, state.may_configure(&identities)))
     });
     told.await.ok_or_else(|| Code::Closing.into())

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use quorate_model::{Code, NodeId};
 use quorate_seam::{Disk, Open};
-use quorate_tree::{Body, Origin, RecipeOrder, recipe::EPOCH_FIRST};
+use quorate_tree::{Body, FEATURE_LEVEL_SECOND, Origin, RecipeOrder, recipe::EPOCH_FIRST};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
@@ -229,7 +229,11 @@ pub(super) fn abilities(options: &NodeOptions) -> Abilities {
 
 /// The engine epoch or the trusted keys that can be logged, where all members, learners too, run or name them.
 async fn agreed(shell: &Shell, active: &Active, heard: &Heard) -> Option<RecipeOrder> {
-    let (epoch, trusted) = ask(&active.handle, |state| (state.engine_epoch(), state.trusted_keys())).await?;
+    let told = ask(&active.handle, |state| (state.feature_level(), state.engine_epoch(), state.trusted_keys())).await?;
+    let (level, epoch, trusted) = told;
+    if level < FEATURE_LEVEL_SECOND {
+        return None;
+    }
     // The standard recipes come first: nobody signs them, and the first epoch says that they are there.
     if shell.options().standard_recipes && epoch < EPOCH_FIRST {
         return None;
