@@ -450,7 +450,7 @@ mod tests {
     use bytes::BytesMut;
     use quorate_model::{Call, Code};
     use quorate_plugin_host::Host;
-    use quorate_tree::{Caller, Digest, Origin, Stamp, command::OpenSession, snapshot};
+    use quorate_tree::{Caller, Digest, FEATURE_LEVEL_SECOND, Origin, Stamp, command::OpenSession, snapshot};
     use tempfile::TempDir;
 
     use super::*;
@@ -623,6 +623,7 @@ mod tests {
     #[test]
     fn a_migration_over_several_entries_differs_by_what_it_does_alone() {
         let mut cluster = Cluster::new();
+        cluster.apply(Body::SetFeature { level: FEATURE_LEVEL_SECOND, origin: Origin::default() });
         let moving = include_bytes!("../../plugins/host/tests/guests/moving.wasm");
         let moving = cluster.host.admit(moving).expect("admitted");
         let Admitted { plugin, author, component, descriptor } = moving.clone();

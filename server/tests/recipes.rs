@@ -10,6 +10,7 @@ use quorate_client::{
     model::{Code, EventKind, PluginId, Retry},
 };
 use quorate_server::testing::LocalCluster;
+use quorate_tree::FEATURE_LEVEL_SECOND;
 use tokio::time::{Instant, sleep, timeout};
 
 const BASIC: &[u8] = include_bytes!("../../plugins/host/tests/guests/basic.wasm");
@@ -222,6 +223,12 @@ async fn recipes_come_back_from_disk() {
 async fn a_migration_goes_on_over_the_death_of_its_leader_and_calls_wait_for_it() {
     let mut cluster = cluster().await;
     let ann = client(&cluster.target()).await;
+    // The leader raises the level in one of its rounds; below it one entry has to do.
+    let deadline = Instant::now() + PATIENCE;
+    while admin(&cluster).status().await.expect("there").feature_level < FEATURE_LEVEL_SECOND {
+        assert!(Instant::now() < deadline, "all nodes can run the second level");
+        sleep(Duration::from_millis(20)).await;
+    }
     let id = admin(&cluster).install(MOVING).await.expect("admitted").id;
     let moving = PluginId::parse(&id).expect("a hash");
     let leader = cluster.leader().await.expect("one leads");

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::{
-    Body, Caller, Command, Digest, FEATURE_LEVEL_SECOND, Origin, OriginReply, RecipeOrder, Stamp, Subject, Verdict,
+    Body, Caller, Command, Digest, FEATURE_LEVEL_FIRST, FEATURE_LEVEL_SECOND, Origin, OriginReply, RecipeOrder, Stamp,
+    Subject, Verdict,
     command::OpenSession,
     recipe::{Descriptor, EPOCH_FIRST, Interest, Method, NodeFault, Park, RUN_FUEL, Ran, Recipes, Stop, TreeError},
     scope::OverLimit,
@@ -200,8 +201,12 @@ fn reread(state: &State) -> State {
 impl Bench {
     /// With `one` as instance `it`, and so many znodes in it.
     fn new(znodes: usize) -> Self {
+        Self::at_level(FEATURE_LEVEL_SECOND, znodes)
+    }
+
+    fn at_level(level: u32, znodes: usize) -> Self {
         let mut bench = Self { state: State::new(), twin: State::new(), tick_ms: 1_000, checks: true };
-        bench.apply(Body::SetFeature { level: FEATURE_LEVEL_SECOND, origin: Origin::default() });
+        bench.apply(Body::SetFeature { level, origin: Origin::default() });
         for component in ["one", "two", "trap", "endless", "greedy", "calls"] {
             let methods = ["add", "own", "short", "park", "later", "count"].map(|name| Method {
                 name: name.into(),
@@ -354,6 +359,19 @@ fn one_entry_is_enough_for_little() {
     assert_eq!(bench.state.stat("/quorate/recipes/it/new/n003").map(|stat| stat.czxid), Some(bench.state.last_zxid()));
     assert_eq!(bench.facts().migration, None);
     assert_eq!(bench.state.next_wake(), None);
+}
+
+#[test]
+fn rules_05_one_entry_has_to_do_below_the_second_level() {
+    let mut bench = Bench::at_level(FEATURE_LEVEL_FIRST, 90);
+    let before = bench.under_root();
+    assert_eq!(bench.refused(Bench::activation("two")).code, Code::OutOfFuel);
+    assert_eq!((bench.status(), bench.facts().facts.state_version), ("active", 1));
+    assert_eq!((bench.facts().migration, bench.under_root()), (None, before));
+    assert_eq!(bench.query(), answered("old 90"));
+    let mut bench = Bench::at_level(FEATURE_LEVEL_FIRST, 7);
+    bench.activate("two");
+    assert_eq!(bench.query(), answered("new 7"));
 }
 
 #[test]

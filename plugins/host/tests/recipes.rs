@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::{Bench, call, reply};
 use quorate_model::{Acks, Code, EventKind, Failure, Query, Reply, Write, Zxid};
-use quorate_tree::{Body, OriginReply, RecipeOrder, Subject};
+use quorate_tree::{Body, FEATURE_LEVEL_SECOND, Origin, OriginReply, RecipeOrder, Subject};
 
 fn text(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
@@ -243,6 +243,7 @@ fn a_restored_state_tells_its_recipes_that_all_sessions_are_gone() {
 #[test]
 fn a_migration_of_many_steps_takes_many_entries() {
     let mut bench = Bench::with_basic();
+    bench.apply(Body::SetFeature { level: FEATURE_LEVEL_SECOND, origin: Origin::default() });
     let ann = bench.open();
     bench.call(ann, "make", "there");
     let activate =
