@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use quorate_model::{NodeId, Zxid};
 use quorate_seam::{Lane, LaneKind};
 use quorate_tree::command::{Decoder, zxid_of};
-use quorate_tree::{Applied, State, View, recipe::Recipes};
+use quorate_tree::{Applied, FEATURE_LEVEL_FIRST, FEATURE_LEVEL_LATEST, State, View, recipe::Recipes};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -283,7 +283,7 @@ impl Worker {
                 let _ = done.send(self.state.clone());
             }
             Job::Install { state, last, done } => {
-                if let Err(sentence) = runs_epoch(&state, &*self.recipes) {
+                if let Err(sentence) = runs(&state, &*self.recipes) {
                     self.published.fail(sentence.clone());
                     let _ = done.send(Err(sentence));
                     return;
@@ -309,7 +309,7 @@ impl Worker {
             }
             if let Some(applied) = step(&mut self.state, &mut self.decoder, &*self.recipes, &entry)? {
                 self.check_cluster()?;
-                runs_epoch(&self.state, &*self.recipes)?;
+                runs(&self.state, &*self.recipes)?;
                 self.deliver.applied(&self.state, applied);
             }
             last = Some(entry.log_id);
@@ -347,21 +347,23 @@ impl Worker {
     }
 }
 
-/// Whether this build runs what the log asks for; one that does not would have to guess (rules.md 25).
+/// Whether this build runs what the log asks for; one that does not would have to guess (rules.md 5, 25).
 ///
 /// Errors: a sentence that says what to do.
-fn runs_epoch(state: &State, recipes: &dyn Recipes) -> Result<(), String> {
+fn runs(state: &State, recipes: &dyn Recipes) -> Result<(), String> {
+    let other = "start this node with a version that the other members have: it goes on from where it stopped";
+    let level = state.feature_level();
+    if level > FEATURE_LEVEL_LATEST {
+        return Err(format!(
+            "the log asks for feature level {level}, this build runs {FEATURE_LEVEL_FIRST} to {FEATURE_LEVEL_LATEST}; {other}"
+        ));
+    }
     let (asked, runs) = (state.engine_epoch(), recipes.epochs());
     // None is asked for as long as the standard recipes are not all installed.
     if asked == 0 || runs.contains(&asked) {
         return Ok(());
     }
-    Err(format!(
-        "the log asks for engine epoch {asked}, this build runs {} to {}; start this node with a version that the other \
-         members have: it goes on from where it stopped",
-        runs.start(),
-        runs.end()
-    ))
+    Err(format!("the log asks for engine epoch {asked}, this build runs {} to {}; {other}", runs.start(), runs.end()))
 }
 
 /// Applies one entry; what has no command has no outcome.

@@ -13,7 +13,7 @@ use quorate_model::{NodeId, Zxid};
 use quorate_seam::sim::{SimDisk, SimNet, SimRandom};
 use quorate_seam::{BoxFuture, Disk, LaneKind, Net, Open, SystemDisk, SystemNet, SystemRandom};
 use quorate_tree::command::OpenSession;
-use quorate_tree::{Applied, Body, Command, Digest, Origin, Stamp, State, recipe::NoRecipes};
+use quorate_tree::{Applied, Body, Command, Digest, FEATURE_LEVEL_LATEST, Origin, Stamp, State, recipe::NoRecipes};
 use quorate_wal::Wal;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -626,6 +626,22 @@ async fn a_command_that_does_not_decode_stops_the_node() {
     let _ = nodes[0].handle().propose_wait(Bytes::from_static(b"\x01 no command")).await;
     let sentence = timeout(PATIENCE, fatal.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
     assert!(sentence.contains("cannot be applied"), "{sentence}");
+}
+
+#[tokio::test]
+async fn rule_05_a_feature_level_that_this_build_does_not_know_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(&World::real(), 1, dir.path()).await;
+    let raise = |level| {
+        let body = Body::SetFeature { level, origin: Origin::default() };
+        Command { stamp: Stamp::default(), body }.encode()
+    };
+    nodes[0].handle().propose_wait(raise(FEATURE_LEVEL_LATEST)).await.unwrap();
+    let mut fatal = nodes[0].handle().fatal();
+    let _ = nodes[0].handle().propose_wait(raise(FEATURE_LEVEL_LATEST + 1)).await;
+    let sentence = timeout(PATIENCE, fatal.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    assert!(sentence.contains("asks for feature level 3, this build runs 1 to 2; start this node with"), "{sentence}");
+    nodes[0].stop().await;
 }
 
 #[tokio::test]
