@@ -55,6 +55,13 @@ pub(crate) struct Upload {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl Upload {
+    /// Nothing has come yet.
+    pub(crate) fn new(plugin: PluginId, author: [u8; 32], descriptor: &Descriptor, total: u64) -> Self {
+        Self { plugin, author, descriptor: descriptor.clone(), total, bytes: Vec::new() }
+    }
+}
+
 /// Whether an instance takes calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {

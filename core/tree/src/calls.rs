@@ -518,23 +518,11 @@ impl State {
                 "a member of the cluster is of a release without replicated trust; upgrade it first",
             )),
             RecipeOrder::PutPlugin { plugin, author, descriptor, offset, total, bytes } => {
-                let upload = Upload {
-                    plugin: *plugin,
-                    author: *author,
-                    descriptor: descriptor.clone(),
-                    total: *total,
-                    bytes: Vec::new(),
-                };
+                let upload = Upload::new(*plugin, *author, descriptor, *total);
                 self.put_plugin(upload, *offset, bytes, &[], turn)
             }
             RecipeOrder::PutSigned { signature, plugin, author, descriptor, offset, total, bytes } => {
-                let upload = Upload {
-                    plugin: *plugin,
-                    author: *author,
-                    descriptor: descriptor.clone(),
-                    total: *total,
-                    bytes: Vec::new(),
-                };
+                let upload = Upload::new(*plugin, *author, descriptor, *total);
                 self.put_plugin(upload, *offset, bytes, signature, turn)
             }
             RecipeOrder::Trust { keys } => {

@@ -21,7 +21,6 @@ use std::{
 
 use quorate_model::{Code, Identity, NodeId, Zxid};
 use quorate_tree::FEATURE_LEVEL_SECOND;
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -36,7 +35,7 @@ use crate::{
     error::Trouble,
     leader::ask,
     node::{Active, Shell},
-    protocol::zookeeper,
+    protocol::zookeeper::{Reconfig, Reconfigure},
     raft::MemberStatus,
 };
 
@@ -52,21 +51,6 @@ const BARRIER_DEADLINE: Duration = Duration::from_secs(10);
 /// The node that was asked has applied what the leader has within this.
 const REACH_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a client asks, and who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reconfig {
-    /// `server.N=...` with commas: they come, or get another role.
-    pub joining: Option<String>,
-    /// Numbers with commas: they go.
-    pub leaving: Option<String>,
-    /// `server.N=...` with commas or lines: the members from now on; the other two say nothing then.
-    pub members: Option<String>,
-    /// The version of the configuration that this follows; -1: whatever it is.
-    pub version: i64,
-    /// The authenticated identities.
-    pub identities: Vec<Identity>,
-}
-
 /// What the ZooKeeper port of a node asks.
 pub struct Asker {
     shell: Weak<Shell>,
@@ -79,11 +63,9 @@ impl Asker {
     }
 }
 
-impl zookeeper::Reconfigure for Asker {
-    fn begin(&self, asked: zookeeper::Reconfig) -> oneshot::Receiver<Result<Zxid, Trouble>> {
+impl Reconfigure for Asker {
+    fn begin(&self, asked: Reconfig) -> oneshot::Receiver<Result<Zxid, Trouble>> {
         let (told, answer) = oneshot::channel();
-        let zookeeper::Reconfig { joining, leaving, members, version, identities } = asked;
-        let asked = Reconfig { joining, leaving, members, version, identities };
         if let Some(shell) = self.shell.upgrade() {
             let of_task = shell.clone();
             // Its own task: a client that goes away leaves no change half done.

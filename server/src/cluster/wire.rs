@@ -6,8 +6,8 @@ use bytes::Bytes;
 use quorate_model::{Code, NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{members::Wish, reconfig::Reconfig};
-use crate::{error::Trouble, raft::Member};
+use super::members::Wish;
+use crate::{error::Trouble, protocol::zookeeper::Reconfig, raft::Member};
 
 /// Who are you, and to whom have you promised yourself?
 pub const INFO: u32 = 100;

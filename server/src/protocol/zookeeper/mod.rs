@@ -31,6 +31,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use quorate_model::{Identity, Zxid};
 use quorate_seam::Stream;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
@@ -56,18 +57,18 @@ pub struct Settings {
     pub reconfig_enabled: bool,
 }
 
-/// What a client asks by `reconfig`, as it came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a client asks by `reconfig`, as it came, and who it is; travels to the leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconfig {
-    /// Servers that join.
+    /// `server.N=...` with commas: they come, or get another role.
     pub joining: Option<String>,
-    /// Numbers of those that leave.
+    /// Numbers with commas: they go.
     pub leaving: Option<String>,
-    /// All servers from now on.
+    /// `server.N=...` with commas or lines: the members from now on; the other two say nothing then.
     pub members: Option<String>,
-    /// The version that this follows; -1: any.
+    /// The version of the configuration that this follows; -1: whatever it is.
     pub version: i64,
-    /// Who asks.
+    /// The authenticated identities.
     pub identities: Vec<Identity>,
 }
 
